@@ -1,0 +1,97 @@
+//! One end of a byte stream as a state machine: what the storage clients and the embedded servers
+//! are, and what a transport drives.
+//!
+//! A session never touches a socket. The transport, simulated or real, moves bytes between the
+//! session and its socket by [`Session::recv_buffer`] and [`Session::poll_send`], and carries out what
+//! [`Session::poll_action`] asks for. Bytes arrive *in place*: the session says where the next ones
+//! belong (a header buffer, then a page of the pool), so that no copy is needed between socket and
+//! page.
+//!
+//! # Order of calls
+//! ```text
+//!            handle_connected
+//!   closed ------------------> open --- poll_send / handle_sent
+//!     ^                         |   \-- recv_buffer / handle_received
+//!     +-------------------------+
+//!            handle_disconnected          poll_action, poll_deadline, handle_deadline: at any time
+//! ```
+//! After every call that hands something in, the transport asks `poll_action` and `poll_send` again.
+
+use std::net::SocketAddr;
+
+use arrayvec::ArrayVec;
+use netswap_reserve::Time;
+
+/// Byte slices to send, in order.
+pub type SendVec<'a> = ArrayVec<&'a [u8], 64>;
+
+/// What a session wants its transport to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Open a stream to `remote`, from the same local port as the last time if `same_port`.
+    /// Answered by `handle_connected` or `handle_disconnected`.
+    Connect {
+        /// Where to.
+        remote: SocketAddr,
+        /// Whether the previous source port should be used again.
+        same_port: bool,
+    },
+    /// Close the stream once all that is queued has been sent. Answered by `handle_disconnected`.
+    Close,
+    /// Reset the stream now. Answered by `handle_disconnected`.
+    Abort,
+}
+
+/// Why a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Disconnect {
+    /// The peer closed it in order.
+    #[error("closed by the peer")]
+    ByPeer,
+    /// The peer reset it, or refused the connection.
+    #[error("reset by the peer")]
+    Reset,
+    /// The peer did not answer in time.
+    #[error("no answer from the peer")]
+    TimedOut,
+    /// This side closed or aborted it.
+    #[error("closed by this side")]
+    BySelf,
+}
+
+/// One end of a byte stream as a sans-IO state machine.
+pub trait Session {
+    /// The stream is open.
+    fn handle_connected(&mut self, now: Time);
+
+    /// The stream is gone. What was sent but not answered is for the session to repeat or give up.
+    fn handle_disconnected(&mut self, now: Time, why: Disconnect);
+
+    /// Where the next bytes of the stream belong. Empty means: take nothing from the stream now.
+    fn recv_buffer(&mut self) -> &mut [u8];
+
+    /// The first `n` bytes of [`Session::recv_buffer`] have been filled from the stream.
+    ///
+    /// # Panics
+    /// If `n` is larger than the buffer was.
+    fn handle_received(&mut self, now: Time, n: usize);
+
+    /// Appends what is to be sent next, in order, to `out`; appending nothing means there is nothing
+    /// to send. The bytes stay the same until [`Session::handle_sent`] says how many were taken.
+    fn poll_send<'a>(&'a mut self, now: Time, out: &mut SendVec<'a>);
+
+    /// The transport has taken the first `n` bytes that [`Session::poll_send`] showed.
+    ///
+    /// # Panics
+    /// If `n` is larger than what was shown.
+    fn handle_sent(&mut self, now: Time, n: usize);
+
+    /// The next thing the transport is to do, if any.
+    fn poll_action(&mut self, now: Time) -> Option<Action>;
+
+    /// When [`Session::handle_deadline`] is to be called at the latest.
+    fn poll_deadline(&self) -> Option<Time>;
+
+    /// The deadline of [`Session::poll_deadline`] has come. Harmless if it has not.
+    fn handle_deadline(&mut self, now: Time);
+}

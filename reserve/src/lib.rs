@@ -1,0 +1,28 @@
+//! Page pool, emergency reserves and the emergency scope.
+//!
+//! Freeing memory by writing it out needs memory. This crate keeps some back for exactly that, and
+//! accounts for every frame of it. Read it top down:
+//!
+//! - [`pool`]: [`PagePool`], all the memory a host may use, with watermarks and an emergency floor;
+//! - [`frame`]: [`Frame`], [`PageRef`] and [`FrameRun`], what an allocation returns;
+//! - [`reserves`]: the tree that divides the floor, and the charges against it;
+//! - [`scope`]: the guard that entitles the current thread to one reserve;
+//! - [`gfp`]: what an allocation may do;
+//! - [`time`]: the integer clock that every state machine of netswap is driven by.
+
+pub mod frame;
+pub mod gfp;
+pub mod pool;
+pub mod reserves;
+pub mod scope;
+pub mod time;
+
+pub use frame::{Frame, FrameId, FrameRun, PageRef};
+pub use gfp::Gfp;
+pub use pool::{AllocError, PagePool, PoolConfig, Watermarks};
+pub use reserves::{ReserveError, ReserveId};
+pub use scope::{EmergencyScope, SavedScope};
+pub use time::{Span, Time};
+
+/// Bytes of a page, the unit of paging. The only place that says 4096.
+pub const PAGE_SIZE: usize = 4096;

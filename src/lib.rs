@@ -1,0 +1,1 @@
+//! Swap over a network without the deadlock.

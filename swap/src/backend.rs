@@ -1,0 +1,211 @@
+//! What stores an area's pages: the trait a custom backend implements.
+//!
+//! A backend is a completion interface, as io_uring is: [`SwapBackend::submit`] moves a request with
+//! its pages in, [`SwapBackend::poll_completion`] moves them out again with the outcome. Pages are
+//! *owned* by whoever works on them, so a page cannot change while it is being written, and a page
+//! being read belongs to nobody else. Every request comes back exactly once, also when it failed, was
+//! cancelled or its server is gone; with its pages, so none is lost.
+
+use arrayvec::ArrayVec;
+use netswap_reserve::{Frame, Time};
+
+/// The most pages one request may carry (64 KiB).
+pub const BATCH_PAGES_MAX: usize = 16;
+
+/// The pages of one request, in slot order.
+pub type PageVec = ArrayVec<Frame, BATCH_PAGES_MAX>;
+
+/// A page-sized place in an area. Slot 0 holds the area's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    /// Byte offset of the slot in its area.
+    pub fn offset(self) -> u64 {
+        u64::from(self.0) * netswap_reserve::PAGE_SIZE as u64
+    }
+}
+
+/// Names a request while it is outstanding. Chosen by the submitter, unique among its outstanding ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u32);
+
+/// Which way the pages move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// From the store into the pages.
+    Read,
+    /// From the pages to the store. Complete only when the store has it for good.
+    Write,
+}
+
+/// Adjacent slots to be read or written.
+#[derive(Debug)]
+pub struct Request {
+    /// Comes back in the completion.
+    pub id: RequestId,
+    /// Read or write.
+    pub op: Op,
+    /// The first slot; page `i` belongs to slot `first.0 + i`.
+    pub first: Slot,
+    /// The pages: to be filled, or holding what is to be stored. At least one.
+    pub pages: PageVec,
+    /// When to give up at the latest with [`StoreError::TimedOut`]; `None` is never.
+    pub deadline: Option<Time>,
+}
+
+/// What a successful request tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The request was sent more than once, or over more than one connection: a late copy of it may
+    /// still be carried out by the server. After a write, the slots must not be given to other pages.
+    pub replayed: bool,
+}
+
+/// Why the store did not do what was asked. No page is lost by it: they come back with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The deadline passed without an answer.
+    #[error("no answer before the deadline")]
+    TimedOut,
+    /// The request was cancelled by [`SwapBackend::shutdown`].
+    #[error("cancelled at shutdown")]
+    Cancelled,
+    /// The server refused it with a code of its protocol (nfsstat3, or SCSI sense key/ASC/ASCQ).
+    #[error("refused by the server with code {code:#x}")]
+    Refused {
+        /// The code.
+        code: u32,
+    },
+    /// The store has no space for it.
+    #[error("the store has no space left")]
+    NoSpace,
+    /// The slots lie beyond the end of the store.
+    #[error("slot {slot} is beyond the end of the store")]
+    OutOfRange {
+        /// The first slot that does not exist.
+        slot: u32,
+    },
+    /// The store holds less of the page than a page.
+    #[error("short read: {got} of {wanted} bytes")]
+    ShortRead {
+        /// Bytes that were there.
+        got: u32,
+        /// Bytes that were asked for.
+        wanted: u32,
+    },
+    /// The server answered with bytes that are not its protocol.
+    #[error("the server answered with garbage: {what}")]
+    Garbage {
+        /// What was wrong with them.
+        what: &'static str,
+    },
+    /// An I/O error of the store below.
+    #[error("I/O error of the store")]
+    Io,
+}
+
+/// The end of a request.
+#[derive(Debug)]
+pub struct Completion {
+    /// The request that ended.
+    pub id: RequestId,
+    /// Its pages, as moved in by [`SwapBackend::submit`].
+    pub pages: PageVec,
+    /// What became of it.
+    pub outcome: Result<Stored, StoreError>,
+}
+
+/// Why a request was not taken. It is handed back whole.
+#[derive(Debug)]
+pub enum SubmitError {
+    /// As many requests are outstanding as the backend takes; try again after a completion.
+    Full(Request),
+    /// The backend is not [`BackendState::Ready`].
+    NotReady(Request),
+}
+
+/// How far a backend is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendState {
+    /// Connecting for the first time.
+    Starting,
+    /// Requests are taken (they wait inside while a connection is being repaired).
+    Ready {
+        /// Slots of the store, the header's included.
+        slots: u32,
+    },
+    /// It cannot be used, and will not become usable by itself.
+    Failed(StoreError),
+    /// Shut down.
+    Stopped,
+}
+
+/// Bounds on what a backend takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendLimits {
+    /// Most pages in one request, at most [`BATCH_PAGES_MAX`].
+    pub batch_pages: usize,
+    /// Most requests outstanding.
+    pub in_flight: usize,
+}
+
+/// Where an outstanding request is, for the explanation of a stuck machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Not yet (wholly) given to the transport.
+    Queued,
+    /// Given to the transport, unanswered.
+    Sent,
+    /// Waits for a connection.
+    Disconnected,
+}
+
+/// An outstanding request, as [`SwapBackend::outstanding`] lists it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    /// The request.
+    pub id: RequestId,
+    /// Its first slot.
+    pub first: Slot,
+    /// How many pages.
+    pub pages: u32,
+    /// Its name in the protocol, `WRITE` for one.
+    pub verb: &'static str,
+    /// What the protocol calls its number, `xid` or `ITT`.
+    pub tag_name: &'static str,
+    /// That number.
+    pub tag: u32,
+    /// Where it is.
+    pub phase: Phase,
+}
+
+/// What stores an area's pages.
+pub trait SwapBackend {
+    /// How far the backend is.
+    fn state(&self) -> BackendState;
+
+    /// What it takes. Constant once it is ready.
+    fn limits(&self) -> BackendLimits;
+
+    /// The server's name for messages, `nfs://10.0.0.2/swap/area0` for one.
+    fn server(&self) -> &str;
+
+    /// Takes a request. It ends by exactly one completion.
+    ///
+    /// # Errors
+    /// Hands the request back when it cannot be taken now.
+    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError>;
+
+    /// The next completion, if there is one.
+    fn poll_completion(&mut self, now: Time) -> Option<Completion>;
+
+    /// When the backend wants to be polled at the latest.
+    fn poll_deadline(&self) -> Option<Time>;
+
+    /// Ends everything outstanding with [`StoreError::Cancelled`] and lets go of the server.
+    fn shutdown(&mut self, now: Time);
+
+    /// Calls `visit` for every outstanding request.
+    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding));
+}

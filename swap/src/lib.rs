@@ -1,0 +1,9 @@
+//! Swap areas, slots, reclaim and the pager, over any store. SKELETON.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+
+pub use backend::{
+    BackendLimits, BackendState, Completion, Op, Outstanding, PageVec, Phase, Request, RequestId, Slot,
+    StoreError, SubmitError, Stored, SwapBackend,
+};
