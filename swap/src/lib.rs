@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod disk;
 
 pub use backend::{
-    BackendLimits, BackendState, Completion, Op, Outstanding, PageVec, Phase, Request, RequestId, Slot,
-    StoreError, SubmitError, Stored, SwapBackend,
+    BackendLimits, BackendState, Completion, Op, Outstanding, PageVec, Phase, Request, RequestId,
+    Slot, StoreError, Stored, SubmitError, SwapBackend,
 };
+pub use disk::{Disk, MemDisk};
