@@ -1,11 +1,17 @@
-//! What an allocation returns: an owned frame, a shared page, a contiguous run. SKELETON.
+//! What an allocation returns: an owned frame, a shared page, a contiguous run.
+//!
+//! Each is a bare address of the pool and a number. None counts a reference of the pool when it is made
+//! or dropped: the pool knows how many frames are out and stays until they are back.
 
+use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use crate::PAGE_SIZE;
+use crate::magazine;
 use crate::pool::{Inner, PagePool};
+use crate::region::Meta;
 use crate::reserves::ReserveId;
 
 /// Names a frame of a pool: its index in the region.
@@ -25,114 +31,216 @@ impl FrameId {
 }
 
 /// One frame, owned. Dropping it frees the frame, then releases its charge.
-#[derive(Debug)]
 pub struct Frame {
-    pool: Arc<Inner>,
+    // The frame is out, which keeps the pool alive.
+    pool: NonNull<Inner>,
     id: FrameId,
 }
 
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "pool {}", self.id)
-    }
-}
+// SAFETY: a frame is owned by one handle; what it reaches of the pool besides its own page is made for
+// use from many threads.
+unsafe impl Send for Frame {}
+// SAFETY: a shared `Frame` gives read access to the page alone, and nobody writes it meanwhile.
+unsafe impl Sync for Frame {}
 
 impl Frame {
-    pub(crate) fn new(pool: &Arc<Inner>, id: FrameId) -> Frame {
-        Frame { pool: pool.clone(), id }
+    /// # Safety
+    /// The caller owns the frame `id` of `pool`, which is out, and passes the ownership on.
+    #[inline]
+    pub(crate) unsafe fn new(pool: NonNull<Inner>, id: FrameId) -> Frame {
+        Frame { pool, id }
+    }
+
+    #[inline]
+    fn pool(&self) -> &Inner {
+        // SAFETY: the frame is out as long as this handle is, and keeps the pool alive.
+        unsafe { self.pool.as_ref() }
+    }
+
+    #[inline]
+    fn meta(&self) -> &Meta {
+        &self.pool().region.meta[self.id.0 as usize]
+    }
+
+    #[inline]
+    fn data(&self) -> NonNull<[u8; PAGE_SIZE]> {
+        self.pool().region.data(self.id.0).cast()
     }
 
     /// Which frame of its pool this is.
+    #[inline]
     pub fn id(&self) -> FrameId {
         self.id
     }
 
     /// The reserve this frame is charged to, if it is an emergency allocation.
+    #[inline]
     pub fn charged_to(&self) -> Option<ReserveId> {
-        self.pool.charged_to(self.id)
+        self.pool().charged_to(self.id)
+    }
+
+    /// Whether this is a frame of `pool`.
+    #[inline]
+    pub fn is_of(&self, pool: &PagePool) -> bool {
+        self.pool == pool.raw()
     }
 
     /// The content.
+    #[inline]
     pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
-        let data: NonNull<[u8; PAGE_SIZE]> = self.pool.data(self.id).cast();
         // SAFETY: the frame is owned by this handle, so nothing writes it while `self` is borrowed;
-        // the region outlives the handle and is initialised.
-        unsafe { data.as_ref() }
+        // the region outlives the handle and is initialised: zeros at first, bytes ever after.
+        unsafe { self.data().as_ref() }
     }
 
     /// The content, to be written.
+    #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8; PAGE_SIZE] {
-        let mut data: NonNull<[u8; PAGE_SIZE]> = self.pool.data(self.id).cast();
         // SAFETY: the frame is owned by this handle alone, which is borrowed mutably.
-        unsafe { data.as_mut() }
+        unsafe { self.data().as_mut() }
     }
 
     /// Leaves the ownership of the frame with its pool, under its id: for tables that hold many
-    /// frames in four bytes each. [`PagePool::unpark`] takes it back.
+    /// frames in four bytes each. [`PagePool::unpark`] takes it back; a frame that is still parked
+    /// when the last handle of the pool goes is freed then.
     pub fn park(self) -> FrameId {
-        let id = self.id;
-        self.pool.park(id);
-        // The count of the pool handle is given back, the frame is not freed.
-        let this = std::mem::ManuallyDrop::new(self);
-        // SAFETY: `this` is never used again, so the Arc is read out exactly once.
-        drop(unsafe { std::ptr::read(&this.pool) });
-        id
+        let this = ManuallyDrop::new(self);
+        if this.pool().park(this.id.0) {
+            // The last handle went at this moment: nobody can ask for the frame again.
+            drop(ManuallyDrop::into_inner(this));
+            return FrameId(u32::MAX);
+        }
+        this.id
     }
 
     /// Shares the frame read-only.
+    #[inline]
     pub fn share(self) -> PageRef {
-        PageRef { frame: std::mem::ManuallyDrop::new(self) }
+        self.meta().refs.store(1, Ordering::Relaxed);
+        PageRef { frame: ManuallyDrop::new(self) }
+    }
+
+    /// Gives up the handle of a frame of `pool`; a frame of another pool is freed.
+    #[inline]
+    pub(crate) fn into_id_of(self, pool: &PagePool) -> Option<FrameId> {
+        self.is_of(pool).then(|| ManuallyDrop::new(self).id)
     }
 }
 
 impl Drop for Frame {
+    #[inline]
     fn drop(&mut self) {
-        self.pool.free(self.id);
+        let may_keep = self.pool().magazine > 0 && self.meta().charge.load(Ordering::Relaxed) == 0;
+        if may_keep {
+            // SAFETY: the handle owns the frame and ends here; it is not charged.
+            unsafe { magazine::put(self.pool, self.id.0) }
+        } else {
+            // SAFETY: the handle owns the frame and ends here.
+            unsafe { Inner::free_shared(self.pool, self.id.0) }
+        }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("pool", &self.pool().id)
+            .field("id", &self.id.0)
+            .field("charged_to", &self.charged_to())
+            .finish()
     }
 }
 
 /// A frame shared read-only, counted: the last reference frees it. Its charge goes with it.
-#[derive(Debug)]
 pub struct PageRef {
-    frame: std::mem::ManuallyDrop<Frame>,
+    // Counted in the frame's `refs`; the handle ends with the last reference.
+    frame: ManuallyDrop<Frame>,
 }
 
 impl PageRef {
+    /// Which frame of its pool this is.
+    #[inline]
+    pub fn id(&self) -> FrameId {
+        self.frame.id
+    }
+
     /// The content.
+    #[inline]
     pub fn bytes(&self) -> &[u8; PAGE_SIZE] {
         self.frame.bytes()
     }
 
     /// The reserve the frame is charged to, if it is an emergency allocation.
+    #[inline]
     pub fn charged_to(&self) -> Option<ReserveId> {
         self.frame.charged_to()
     }
 
+    /// References to the frame now; others may come and go meanwhile, unless it is 1.
+    #[inline]
+    pub fn references(&self) -> u32 {
+        self.frame.meta().refs.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the only reference. Acquire: what others read happened before.
+    #[inline]
+    fn is_sole(&self) -> bool {
+        self.frame.meta().refs.load(Ordering::Acquire) == 1
+    }
+
     /// The content to be written, if this is the only reference.
+    #[inline]
     pub fn bytes_mut(&mut self) -> Option<&mut [u8; PAGE_SIZE]> {
-        let refs = &self.frame.pool.refs[self.frame.id.0 as usize];
-        (refs.load(Ordering::Acquire) == 1).then(|| self.frame.bytes_mut())
+        self.is_sole().then(|| self.frame.bytes_mut())
+    }
+
+    /// The frame itself again, if this is the only reference.
+    ///
+    /// # Errors
+    /// Hands the reference back when there are others.
+    #[inline]
+    pub fn try_unshare(self) -> Result<Frame, PageRef> {
+        if !self.is_sole() {
+            return Err(self);
+        }
+        let mut this = ManuallyDrop::new(self);
+        // SAFETY: `this` is never used or dropped again, so the handle is taken out once.
+        Ok(unsafe { ManuallyDrop::take(&mut this.frame) })
     }
 }
 
 impl Clone for PageRef {
+    #[inline]
     fn clone(&self) -> PageRef {
-        self.frame.pool.refs[self.frame.id.0 as usize].fetch_add(1, Ordering::Relaxed);
-        PageRef { frame: std::mem::ManuallyDrop::new(Frame::new(&self.frame.pool, self.frame.id)) }
+        let before = self.frame.meta().refs.fetch_add(1, Ordering::Relaxed);
+        // 2^31 references cannot be reached by handles that fit memory, only by forgetting them.
+        assert!(before < u32::MAX / 2, "too many references to one page");
+        // SAFETY: the new reference is counted, and the handle ends with the last of them.
+        PageRef { frame: ManuallyDrop::new(unsafe { Frame::new(self.frame.pool, self.frame.id) }) }
     }
 }
 
 impl Drop for PageRef {
+    #[inline]
     fn drop(&mut self) {
-        let refs = &self.frame.pool.refs[self.frame.id.0 as usize];
-        if refs.fetch_sub(1, Ordering::Release) == 1 {
+        // A sole reference needs no read-modify-write: nobody else is there to clone or drop one.
+        if !self.is_sole() {
+            if self.frame.meta().refs.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
             fence(Ordering::Acquire);
-            // SAFETY: `self` is being dropped and this was the last reference.
-            unsafe { std::mem::ManuallyDrop::drop(&mut self.frame) }
-        } else {
-            // SAFETY: only the pool handle is given back; the frame lives on in other references.
-            drop(unsafe { std::ptr::read(&self.frame.pool) });
         }
+        // SAFETY: `self` is being dropped and this was the last reference.
+        unsafe { ManuallyDrop::drop(&mut self.frame) }
+    }
+}
+
+impl fmt::Debug for PageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageRef")
+            .field("frame", &*self.frame)
+            .field("references", &self.references())
+            .finish()
     }
 }
 
@@ -144,14 +252,10 @@ pub struct FrameRun {
     frames: u32,
 }
 
-impl std::fmt::Debug for PagePool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
-
 impl FrameRun {
-    pub(crate) fn new(pool: PagePool, first: FrameId, frames: u32) -> FrameRun {
+    /// # Safety
+    /// The caller owns the frames `first .. first + frames` of `pool` and passes the ownership on.
+    pub(crate) unsafe fn new(pool: PagePool, first: FrameId, frames: u32) -> FrameRun {
         FrameRun { pool, first, frames }
     }
 
@@ -161,8 +265,17 @@ impl FrameRun {
     }
 
     /// The content.
+    pub fn bytes(&self) -> &[u8] {
+        let data = self.pool.inner().region.data(self.first.0);
+        let len = self.frames as usize * PAGE_SIZE;
+        // SAFETY: the run owns `frames` contiguous frames of the region, initialised, which nobody
+        // writes while it is borrowed.
+        unsafe { std::slice::from_raw_parts(data.as_ptr(), len) }
+    }
+
+    /// The content, to be written.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let data = self.pool.0.data(self.first);
+        let data = self.pool.inner().region.data(self.first.0);
         let len = self.frames as usize * PAGE_SIZE;
         // SAFETY: the run owns `frames` contiguous frames of the region and is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), len) }
@@ -171,6 +284,11 @@ impl FrameRun {
 
 impl Drop for FrameRun {
     fn drop(&mut self) {
-        self.pool.0.free_run(self.first, self.frames);
+        if self.frames > 0 {
+            let frames = self.first.0..self.first.0 + self.frames;
+            // SAFETY: the run owned these frames and ends here. Its pool handle is still there, so
+            // this is not what frees the pool.
+            unsafe { Inner::free_many(self.pool.raw(), frames) }
+        }
     }
 }

@@ -12,15 +12,20 @@
 
 pub mod frame;
 pub mod gfp;
+mod inner;
+mod lock;
+mod magazine;
 pub mod pool;
+mod region;
 pub mod reserves;
 pub mod scope;
 pub mod time;
 
 pub use frame::{Frame, FrameId, FrameRun, PageRef};
 pub use gfp::Gfp;
-pub use pool::{AllocError, PagePool, PoolConfig, Watermarks};
-pub use reserves::{ReserveError, ReserveId};
+pub use pool::{AllocError, PagePool, PoolConfig, PoolError, Watermarks};
+pub use region::META_BYTES_PER_FRAME;
+pub use reserves::{Charge, ReserveError, ReserveId, ReserveInfo};
 pub use scope::{EmergencyScope, SavedScope};
 pub use time::{Span, Time};
 

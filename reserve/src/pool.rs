@@ -1,14 +1,32 @@
-//! The page pool. SKELETON with the final interface: to be deepened.
+//! The page pool: all the memory that a host may use, with watermarks and an emergency floor.
+//!
+//! ```text
+//!   free frames
+//!   high ────  background reclaim stops
+//!   low  ────  background reclaim starts; guesses (readahead) stop
+//!   min  ────  ordinary allocations stop              = floor + headroom
+//!   atomic ──  allocations that cannot wait stop      = floor + headroom / 2
+//!   floor ───  nothing but charged emergency allocations goes below
+//!   0
+//! ```
+//!
+//! The floor is an absolute number, the limit of the reserve tree's root: marks that are a share of
+//! memory guarantee no minimum.
+//!
+//! A pool may be used from many threads. Decision, charge and frame are one step under one short spin
+//! lock, so the floor holds whatever runs beside; with [`PoolConfig::magazine`] above 0 each thread
+//! keeps a few frames for itself and does without the lock most of the time.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{Ordering, fence};
 
-use crate::PAGE_SIZE;
 use crate::frame::{Frame, FrameId, FrameRun};
 use crate::gfp::Gfp;
-use crate::reserves::{ReserveError, ReserveId};
+pub(crate) use crate::inner::Inner;
+use crate::inner::{Caller, MAGAZINE_MAX};
+use crate::magazine;
+use crate::reserves::{self, Change, Charge, ReserveError, ReserveId, ReserveInfo};
 use crate::scope;
 
 /// How a pool is set up.
@@ -22,7 +40,8 @@ pub struct PoolConfig {
     pub low_gap: u32,
     /// Frames between low and high, where background reclaim stops.
     pub high_gap: u32,
-    /// Frames a thread may hold back for its own next allocations. 0 keeps all counts exact at every
+    /// Frames a thread may hold back for its own next allocations; at most 64 take effect. It does so
+    /// above the low watermark only, and they count as taken. 0 keeps all counts exact at every
     /// instant, which a simulation wants.
     pub magazine: u32,
     /// Ablation: without it there is no emergency floor, and an entitled *scope* (not a single call)
@@ -63,6 +82,28 @@ pub struct Watermarks {
     pub high: u32,
 }
 
+/// Why a pool could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// A pool has at least one frame.
+    #[error("a pool needs at least one frame")]
+    NoFrames,
+    /// Frame numbers are below 2^32 - 1.
+    #[error("{frames} frames are more than a pool can number")]
+    TooManyFrames {
+        /// Frames asked for.
+        frames: u32,
+    },
+    /// The system refused to map the region.
+    #[error("cannot map {frames} frames: {source}")]
+    Map {
+        /// Frames asked for.
+        frames: u32,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
 /// Why a frame could not be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AllocError {
@@ -74,192 +115,272 @@ pub enum AllocError {
         /// The watermark this caller stops at.
         watermark: u32,
     },
-    /// The caller is entitled, but its reserve is used up.
+    /// The caller is entitled, but its reserve is used up (or not connected).
     #[error("the reserve this allocation is entitled to is used up")]
     ReserveUsedUp {
         /// The reserve that was to be charged.
         reserve: ReserveId,
     },
-    /// No frame is free at all.
+    /// No frame is free at all; for a run: no contiguous frames are.
     #[error("no frame is free")]
     Exhausted,
 }
 
-pub(crate) struct Inner {
-    pub(crate) id: u32,
-    base: NonNull<u8>,
-    layout: Layout,
-    pub(crate) refs: Box<[AtomicU32]>,
-    charge: Box<[AtomicU32]>,
-    parked: Box<[AtomicBool]>,
-    config: PoolConfig,
-    state: Mutex<State>,
-    pressure: AtomicBool,
-    frees: AtomicU64,
-}
-
-// SAFETY: the region is only reached through frames, each of which is owned by one handle or shared
-// read-only; the rest of `Inner` is atomics and a mutex.
-unsafe impl Send for Inner {}
-// SAFETY: as above.
-unsafe impl Sync for Inner {}
-
-struct Node {
-    name: String,
-    parent: Option<ReserveId>,
-    limit: u32,
-    usage: u32,
-    peak: u32,
-    failures: u64,
-    connected: bool,
-}
-
-struct State {
-    free: Vec<u32>,
-    lowest_free: u32,
-    nodes: Vec<Node>,
-}
-
 /// All the memory that a host, real or simulated, may use. Cloning gives another handle.
-#[derive(Clone)]
-pub struct PagePool(pub(crate) Arc<Inner>);
+///
+/// When the last handle goes while frames or charges are still out, the memory stays mapped until they
+/// are back, and a warning is traced. Frames that are parked go with the last handle.
+///
+/// ```
+/// use netswap_reserve::{EmergencyScope, Gfp, PagePool, PoolConfig, ReserveId};
+///
+/// let pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(256) });
+/// let out = pool.add_reserve(ReserveId::ROOT, "swap.out", 8);
+/// pool.connect(out)?;
+///
+/// // Ordinary callers take what is there, down to min ...
+/// let mut taken = Vec::new();
+/// while let Ok(frame) = pool.alloc(Gfp::KERNEL) {
+///     taken.push(frame);
+/// }
+/// assert_eq!(pool.free_frames(), pool.watermarks().min);
+///
+/// // ... and work that frees memory goes on below.
+/// let _scope = EmergencyScope::enter(&pool, out);
+/// let frame = pool.alloc(Gfp::KERNEL)?;
+/// assert_eq!(frame.charged_to(), Some(out));
+/// assert_eq!(pool.reserve_usage(out), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PagePool {
+    // Counted in `handles`, which keeps the pool alive.
+    inner: NonNull<Inner>,
+}
+
+// SAFETY: a handle is an address of `Inner`, which is made of atomics, a lock and a region that hands
+// each frame to one owner; every method may run on any thread beside any other.
+unsafe impl Send for PagePool {}
+// SAFETY: as above.
+unsafe impl Sync for PagePool {}
 
 impl PagePool {
     /// A pool as `config` says.
+    ///
+    /// # Panics
+    /// Where [`PagePool::try_new`] fails: with no frames, or if the memory cannot be mapped.
     pub fn new(config: PoolConfig) -> PagePool {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let layout = Layout::from_size_align(config.frames as usize * PAGE_SIZE, PAGE_SIZE)
-            .expect("a pool has at least one frame and fits the address space");
-        // SAFETY: the layout has a size above zero.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })
-            .unwrap_or_else(|| handle_alloc_error(layout));
-        let n = config.frames;
-        PagePool(Arc::new(Inner {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
-            base,
-            layout,
-            refs: (0..n).map(|_| AtomicU32::new(0)).collect(),
-            charge: (0..n).map(|_| AtomicU32::new(0)).collect(),
-            parked: (0..n).map(|_| AtomicBool::new(false)).collect(),
-            state: Mutex::new(State {
-                free: (0..n).rev().collect(),
-                lowest_free: n,
-                nodes: vec![Node {
-                    name: "total".into(),
-                    parent: None,
-                    limit: 0,
-                    usage: 0,
-                    peak: 0,
-                    failures: 0,
-                    connected: true,
-                }],
-            }),
-            config,
-            pressure: AtomicBool::new(false),
-            frees: AtomicU64::new(0),
-        }))
+        match PagePool::try_new(config) {
+            Ok(pool) => pool,
+            Err(error) => panic!("{error}"),
+        }
     }
 
+    /// A pool as `config` says. The region is mapped here and committed by the system when touched.
+    ///
+    /// # Errors
+    /// When `config` asks for no frames, or for more than can be mapped.
+    pub fn try_new(config: PoolConfig) -> Result<PagePool, PoolError> {
+        const { assert!(MAGAZINE_MAX == 64, "the documentation of `magazine` says 64") };
+        let inner = NonNull::from(Box::leak(Box::new(Inner::new(config)?)));
+        Ok(PagePool { inner })
+    }
+
+    #[inline]
+    pub(crate) fn inner(&self) -> &Inner {
+        // SAFETY: this handle is counted, so the pool is alive at least as long as `self`.
+        unsafe { self.inner.as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn raw(&self) -> NonNull<Inner> {
+        self.inner
+    }
+
+    #[inline]
     pub(crate) fn id(&self) -> u32 {
-        self.0.id
+        self.inner().id
+    }
+
+    #[inline]
+    fn node(&self, reserve: ReserveId) -> u16 {
+        reserve.node(self.id())
     }
 
     /// Adds a node to the reserve tree, not yet connected: it promises nothing and cannot be
-    /// charged until [`PagePool::connect`].
+    /// charged until [`PagePool::connect`]. `limit` is what the node itself promises then.
+    ///
+    /// # Panics
+    /// When `parent` is of another pool, or with more than 65,533 reserves.
     pub fn add_reserve(&self, parent: ReserveId, name: &str, limit: u32) -> ReserveId {
-        let mut state = self.0.state.lock().unwrap();
-        let id = ReserveId(state.nodes.len() as u16);
-        state.nodes.push(Node {
-            name: name.into(),
-            parent: Some(parent),
-            limit,
-            usage: 0,
-            peak: 0,
-            failures: 0,
-            connected: false,
-        });
-        id
+        let name = name.into();
+        let node = self.inner().lock().tree.add(self.node(parent), name, limit);
+        ReserveId::new(self.id(), node)
     }
 
-    /// Connects a node (with all below it): its limit is added to those above it, which raises the
-    /// floor. Secures the frames first, or fails and changes nothing.
+    /// Connects a node with all below it: its frames are added to its limit and to those above it,
+    /// which raises the floor. Secures the frames first, or fails and changes nothing. Connecting what
+    /// is connected changes nothing.
+    ///
+    /// # Errors
+    /// [`ReserveError::CannotSecure`] when too few frames are free; reclaim is asked to run.
+    ///
+    /// # Panics
+    /// When `reserve` is of another pool.
     pub fn connect(&self, reserve: ReserveId) -> Result<(), ReserveError> {
-        let mut state = self.0.state.lock().unwrap();
-        let limit = state.nodes[reserve.0 as usize].limit;
-        let free = state.free.len() as u32;
-        if self.0.config.reserve && free < state.nodes[0].limit + limit {
-            return Err(ReserveError::CannotSecure {
-                name: state.nodes[reserve.0 as usize].name.clone(),
-                wanted: limit,
-                free,
-            });
-        }
-        state.nodes[reserve.0 as usize].connected = true;
-        let mut at = state.nodes[reserve.0 as usize].parent;
-        while let Some(id) = at {
-            state.nodes[id.0 as usize].limit += limit;
-            at = state.nodes[id.0 as usize].parent;
-        }
-        Ok(())
+        self.change(&Change::Connect(self.node(reserve)))
     }
 
-    /// Disconnects a node: its limit is taken from those above it, which lowers the floor.
+    /// Disconnects a node with all below it: nothing can be charged to them any more, and their frames
+    /// are taken from the limits, which lowers the floor. What is still charged stays promised: the
+    /// limits and the floor fall by the rest now, and by each charge as it is released.
+    ///
+    /// # Errors
+    /// None at present: a node whose charges are outstanding drains as described.
+    ///
+    /// # Panics
+    /// When `reserve` is of another pool.
     pub fn disconnect(&self, reserve: ReserveId) -> Result<(), ReserveError> {
-        let mut state = self.0.state.lock().unwrap();
-        let limit = state.nodes[reserve.0 as usize].limit;
-        state.nodes[reserve.0 as usize].connected = false;
-        let mut at = state.nodes[reserve.0 as usize].parent;
-        while let Some(id) = at {
-            state.nodes[id.0 as usize].limit -= limit;
-            at = state.nodes[id.0 as usize].parent;
+        self.change(&Change::Disconnect(self.node(reserve)))
+    }
+
+    /// Sets what a node itself promises (the `limit` of [`PagePool::add_reserve`]). All or nothing, as
+    /// connecting is. [`ReserveId::ROOT`] may be given frames of its own this way.
+    ///
+    /// # Errors
+    /// [`ReserveError::CannotSecure`] when raising needs more frames than are free;
+    /// [`ReserveError::InUse`] when a limit would fall below what is charged.
+    ///
+    /// # Panics
+    /// When `reserve` is of another pool.
+    pub fn resize(&self, reserve: ReserveId, limit: u32) -> Result<(), ReserveError> {
+        self.change(&Change::Resize(self.node(reserve), limit))
+    }
+
+    fn change(&self, change: &Change) -> Result<(), ReserveError> {
+        // What this thread holds back may be what is to be promised.
+        magazine::flush(self);
+        let inner = self.inner();
+        let mut guard = inner.lock();
+        let state = &mut *guard;
+        let floor = state.tree.plan(change)?;
+        let now = state.tree.floor();
+        if floor > now && inner.config.reserve && state.can_promise() < floor {
+            let error = ReserveError::CannotSecure {
+                name: state.tree.name(change.node()),
+                wanted: floor - now,
+                free: state.free,
+            };
+            drop(guard);
+            inner.note_pressure();
+            return Err(error);
         }
+        state.tree.commit(change);
+        inner.note_floor(state);
         Ok(())
     }
 
-    /// Frames charged to `reserve` now.
+    /// Charges `frames` frames to `reserve` for something that is not a frame itself. No memory is
+    /// taken; what it stands for must have been.
+    ///
+    /// # Errors
+    /// [`ReserveError::AtLimit`] when the node or one above it would exceed its limit, or the node is
+    /// not connected. Nothing is charged then.
+    ///
+    /// # Panics
+    /// When `reserve` is of another pool.
+    pub fn charge(&self, reserve: ReserveId, frames: u32) -> Result<Charge, ReserveError> {
+        let node = self.node(reserve);
+        let mut state = self.inner().lock();
+        match state.tree.charge(node, frames) {
+            Ok(()) => {
+                state.charges += 1;
+                Ok(Charge { pool: self.inner, node, frames })
+            }
+            Err(at) => {
+                let (usage, _, limit, _) = state.tree.counters(at);
+                Err(ReserveError::AtLimit { name: state.tree.name(at), usage, limit })
+            }
+        }
+    }
+
+    /// Frames charged to `reserve` and below now.
     pub fn reserve_usage(&self, reserve: ReserveId) -> u32 {
-        self.0.state.lock().unwrap().nodes[reserve.0 as usize].usage
+        self.inner().lock().tree.counters(self.node(reserve)).0
     }
 
-    /// The most frames that were ever charged to `reserve` at once.
+    /// The most frames that were ever charged to `reserve` and below at once.
     pub fn reserve_peak(&self, reserve: ReserveId) -> u32 {
-        self.0.state.lock().unwrap().nodes[reserve.0 as usize].peak
+        self.inner().lock().tree.counters(self.node(reserve)).1
     }
 
-    /// The limit of `reserve`, in frames.
+    /// What may be charged to `reserve` and below now, in frames: what the connected nodes there
+    /// promise together. The root's limit is the floor.
     pub fn reserve_limit(&self, reserve: ReserveId) -> u32 {
-        self.0.state.lock().unwrap().nodes[reserve.0 as usize].limit
+        self.inner().lock().tree.counters(self.node(reserve)).2
+    }
+
+    /// Charges that `reserve` refused; each is counted at the node that was full.
+    pub fn reserve_failures(&self, reserve: ReserveId) -> u64 {
+        self.inner().lock().tree.counters(self.node(reserve)).3
+    }
+
+    /// The counters of every node, parents before children.
+    pub fn reserve_info(&self) -> Vec<ReserveInfo> {
+        loop {
+            let nodes = self.inner().lock().tree.len();
+            // Room is made outside the lock; whoever adds a node meanwhile makes us look again.
+            let mut infos = Vec::with_capacity(nodes);
+            let state = self.inner().lock();
+            if state.tree.len() <= infos.capacity() {
+                state.tree.info(self.id(), &mut infos);
+                return infos;
+            }
+        }
+    }
+
+    /// The reserve tree for people to read, as `/proc/reserve_info` of the kernel patches shows it.
+    pub fn reserve_report(&self) -> String {
+        reserves::report(&self.reserve_info())
     }
 
     /// All frames of the pool.
     pub fn frames(&self) -> u32 {
-        self.0.config.frames
+        self.inner().config.frames
     }
 
-    /// Frames free now.
+    /// Frames free now, those that this thread holds back included (but not those of other threads).
     pub fn free_frames(&self) -> u32 {
-        self.0.state.lock().unwrap().free.len() as u32
+        let held = magazine::held(self);
+        self.inner().lock().free + held
     }
 
-    /// The fewest frames that were ever free.
+    /// The fewest frames that were ever free on the shared list.
     pub fn lowest_free(&self) -> u32 {
-        self.0.state.lock().unwrap().lowest_free
+        self.inner().lock().lowest_free
     }
 
-    /// Counts every frame that comes back: whoever waits for memory looks again when it has moved.
+    /// Counts every frame that comes back to the shared list: whoever waits for memory looks again
+    /// when it has moved. What a thread keeps back is not counted, which happens above low only, where
+    /// nobody waits.
     pub fn frees(&self) -> u64 {
-        self.0.frees.load(Ordering::Relaxed)
+        self.inner().lock().frees
     }
 
-    /// Whether an allocation failed since the last call: reclaim should run.
+    /// Whether an allocation failed, or had to use a reserve, since the last call: reclaim should run.
     pub fn take_pressure(&self) -> bool {
-        self.0.pressure.swap(false, Ordering::Relaxed)
+        let pressure = &self.inner().pressure;
+        pressure.load(Ordering::Relaxed) && pressure.swap(false, Ordering::Relaxed)
     }
 
     /// The watermarks as they are now; they move with the floor.
     pub fn watermarks(&self) -> Watermarks {
-        let limit = self.0.state.lock().unwrap().nodes[0].limit;
-        self.0.watermarks(limit)
+        self.inner().lock().marks
+    }
+
+    /// Puts the frames that this thread holds back onto the shared list. A thread that ends does so by
+    /// itself.
+    pub fn flush_magazine(&self) {
+        magazine::flush(self);
     }
 
     /// One frame, its content unspecified. Entitled if the ambient scope is of this pool or `gfp` has
@@ -267,11 +388,9 @@ impl PagePool {
     ///
     /// # Errors
     /// When free memory is at the caller's watermark and it is not entitled, or its reserve is used up.
+    #[inline]
     pub fn alloc(&self, gfp: Gfp) -> Result<Frame, AllocError> {
-        let ambient = scope::current().filter(|e| e.pool == self.0.id && self.0.config.scope);
-        let call = gfp.contains(Gfp::MEMALLOC).then_some(ReserveId::ROOT);
-        let entitled = ambient.map(|e| e.reserve).or(call);
-        self.alloc_as(gfp, entitled, ambient.is_some())
+        self.alloc_as(gfp, || self.ambient(gfp))
     }
 
     /// One frame for a caller that is entitled to `reserve` whatever the ambient scope: the per-call
@@ -279,165 +398,152 @@ impl PagePool {
     ///
     /// # Errors
     /// As [`PagePool::alloc`].
+    ///
+    /// # Panics
+    /// When `reserve` is of another pool.
+    #[inline]
     pub fn alloc_from(&self, gfp: Gfp, reserve: ReserveId) -> Result<Frame, AllocError> {
-        self.alloc_as(gfp, Some(reserve), false)
+        self.alloc_as(gfp, || Caller { entitled: Some(reserve), by_scope: false })
     }
 
-    fn alloc_as(
+    /// Up to `n` frames for one turn of the lock, each as [`PagePool::alloc_from`] would give it;
+    /// `out` gets them as they come.
+    ///
+    /// # Errors
+    /// Why the first frame that could not be had was refused; those before it were given.
+    ///
+    /// # Panics
+    /// When `reserve` is of another pool.
+    pub fn alloc_burst_from(
         &self,
         gfp: Gfp,
-        entitled: Option<ReserveId>,
-        by_scope: bool,
-    ) -> Result<Frame, AllocError> {
-        let entitled = entitled.filter(|_| !gfp.contains(Gfp::NOMEMALLOC));
-        let mut state = self.0.state.lock().unwrap();
-        let marks = self.0.watermarks(state.nodes[0].limit);
-        let free = state.free.len() as u32;
-        let watermark = if gfp.contains(Gfp::ATOMIC) {
-            marks.atomic
-        } else if gfp.contains(Gfp::SPECULATIVE) {
-            marks.low
-        } else {
-            marks.min
+        reserve: ReserveId,
+        n: usize,
+        mut out: impl FnMut(Frame),
+    ) -> Result<(), AllocError> {
+        let caller = Caller { entitled: Some(reserve), by_scope: false };
+        let mut left = n;
+        while left > 0 {
+            // `out` is the caller's code and never runs under the lock.
+            let mut indices = [0; BURST];
+            let mut got = 0;
+            let result = self.inner().take_burst(gfp, caller, left.min(BURST), |index| {
+                indices[got] = index;
+                got += 1;
+            });
+            for &index in &indices[..got] {
+                // SAFETY: `take_burst` handed these frames to this call, each once.
+                out(unsafe { Frame::new(self.inner, FrameId(index)) });
+            }
+            result?;
+            left -= got;
+        }
+        Ok(())
+    }
+
+    /// Frees frames at one turn of the lock for many. Frames of another pool are freed there.
+    pub fn free_burst(&self, frames: impl IntoIterator<Item = Frame>) {
+        let mut indices = [0; BURST];
+        let mut held = 0;
+        let flush = |indices: &[u32]| {
+            if !indices.is_empty() {
+                // SAFETY: these frames are of this pool, and their handles were given up below.
+                unsafe { Inner::free_many(self.inner, indices.iter().copied()) }
+            }
         };
-        let mut charged = None;
-        if free <= watermark {
-            self.0.pressure.store(true, Ordering::Relaxed);
-            match entitled {
-                None => return Err(AllocError::AtWatermark { free, watermark }),
-                Some(_) if free == 0 => return Err(AllocError::Exhausted),
-                Some(_) if !self.0.config.reserve && by_scope => {}
-                Some(reserve) => {
-                    if !state.charge(reserve) {
-                        return Err(AllocError::ReserveUsedUp { reserve });
-                    }
-                    charged = Some(reserve);
+        for frame in frames {
+            if let Some(id) = frame.into_id_of(self) {
+                indices[held] = id.0;
+                held += 1;
+                if held == BURST {
+                    flush(&indices);
+                    held = 0;
                 }
             }
         }
-        let Some(id) = state.free.pop() else { return Err(AllocError::Exhausted) };
-        state.lowest_free = state.lowest_free.min(state.free.len() as u32);
-        self.0.charge[id as usize]
-            .store(charged.map_or(0, |r| u32::from(r.0) + 1), Ordering::Relaxed);
-        self.0.refs[id as usize].store(1, Ordering::Relaxed);
-        Ok(Frame::new(&self.0, FrameId(id)))
+        flush(&indices[..held]);
+    }
+
+    /// Who a call with `gfp` is, by scope and flags.
+    #[inline]
+    pub(crate) fn ambient(&self, gfp: Gfp) -> Caller {
+        let ambient = scope::current(self.id());
+        let call = gfp.contains(Gfp::MEMALLOC).then_some(ReserveId::ROOT);
+        Caller { entitled: ambient.or(call), by_scope: ambient.is_some() }
+    }
+
+    #[inline]
+    pub(crate) fn alloc_as(
+        &self,
+        gfp: Gfp,
+        caller: impl FnOnce() -> Caller,
+    ) -> Result<Frame, AllocError> {
+        let inner = self.inner();
+        let index = if inner.magazine == 0 {
+            inner.take(gfp, caller(), 0, |_| {})
+        } else {
+            magazine::take(self, gfp, caller)
+        }?;
+        // SAFETY: the frame was taken off the list (or out of this thread's magazine) by this call.
+        Ok(unsafe { Frame::new(self.inner, FrameId(index)) })
     }
 
     /// Takes `frames` contiguous frames out of the pool for good, for buffers that live as long as
-    /// their owner: they come back when the run is dropped. To be called at start.
+    /// their owner: they come back when the run is dropped. To be called at start: it may walk over
+    /// the whole pool under the lock.
     ///
     /// # Errors
-    /// When no contiguous frames are free above the min watermark.
+    /// When no contiguous frames are free above the min watermark. Nothing is changed then.
     pub fn set_aside(&self, frames: u32) -> Result<FrameRun, AllocError> {
-        let mut state = self.0.state.lock().unwrap();
-        let marks = self.0.watermarks(state.nodes[0].limit);
-        let free = state.free.len() as u32;
-        if free < marks.min + frames {
-            return Err(AllocError::AtWatermark { free, watermark: marks.min });
-        }
-        state.free.sort_unstable_by(|a, b| b.cmp(a));
-        let n = frames as usize;
-        let at = state.free.windows(n).position(|w| w[0] - w[n - 1] == frames - 1);
-        let Some(at) = at else { return Err(AllocError::Exhausted) };
-        let first = state.free[at + n - 1];
-        state.free.drain(at..at + n);
-        state.lowest_free = state.lowest_free.min(state.free.len() as u32);
-        Ok(FrameRun::new(self.clone(), FrameId(first), frames))
+        magazine::flush(self);
+        let first = if frames == 0 { 0 } else { self.inner().take_run(frames)? };
+        // SAFETY: `take_run` handed these frames to this call; of an empty run none is used.
+        Ok(unsafe { FrameRun::new(self.clone(), FrameId(first), frames) })
     }
 
     /// Takes back the ownership of a frame that was parked by [`Frame::park`]; `None` if `id` is not
     /// parked (or is not of this pool), so ownership cannot be taken twice.
+    #[inline]
     pub fn unpark(&self, id: FrameId) -> Option<Frame> {
-        let parked = self.0.parked.get(id.0 as usize)?;
-        parked.swap(false, Ordering::Acquire).then(|| Frame::new(&self.0, id))
-    }
-
-    /// The reserve tree for people to read.
-    pub fn reserve_report(&self) -> String {
-        let state = self.0.state.lock().unwrap();
-        state
-            .nodes
-            .iter()
-            .map(|n| format!("{} {}/{} peak {} fail {} {}\n", n.name, n.usage, n.limit, n.peak, n.failures, n.connected))
-            .collect()
+        if id.0 >= self.frames() || !self.inner().unpark(id.0) {
+            return None;
+        }
+        // SAFETY: the frame was parked, which left its ownership with the pool, and `unpark` gives it
+        // to one caller only.
+        Some(unsafe { Frame::new(self.inner, id) })
     }
 }
 
-impl State {
-    fn charge(&mut self, reserve: ReserveId) -> bool {
-        let mut at = Some(reserve);
-        while let Some(id) = at {
-            let node = &mut self.nodes[id.0 as usize];
-            if !node.connected || node.usage + 1 > node.limit {
-                node.failures += 1;
-                return false;
-            }
-            at = node.parent;
-        }
-        let mut at = Some(reserve);
-        while let Some(id) = at {
-            let node = &mut self.nodes[id.0 as usize];
-            node.usage += 1;
-            node.peak = node.peak.max(node.usage);
-            at = node.parent;
-        }
-        true
+/// Frames that one turn of the lock moves at most: bounds how long it is held. Picked by eye, as long
+/// as a device burst.
+const BURST: usize = 32;
+
+impl Clone for PagePool {
+    #[inline]
+    fn clone(&self) -> PagePool {
+        let before = self.inner().handles.fetch_add(1, Ordering::Relaxed);
+        assert!(before < usize::MAX / 2, "too many handles of one pool");
+        PagePool { inner: self.inner }
     }
 }
 
-impl Inner {
-    fn watermarks(&self, root_limit: u32) -> Watermarks {
-        let floor = if self.config.reserve { root_limit } else { 0 };
-        let min = floor + self.config.headroom;
-        let low = min + self.config.low_gap;
-        Watermarks {
-            floor,
-            atomic: floor + self.config.headroom / 2,
-            min,
-            low,
-            high: low + self.config.high_gap,
-        }
-    }
-
-    pub(crate) fn data(&self, id: FrameId) -> NonNull<u8> {
-        // SAFETY: every FrameId is below `frames`, so the offset stays inside the region.
-        unsafe { self.base.add(id.0 as usize * PAGE_SIZE) }
-    }
-
-    pub(crate) fn charged_to(&self, id: FrameId) -> Option<ReserveId> {
-        match self.charge[id.0 as usize].load(Ordering::Relaxed) {
-            0 => None,
-            n => Some(ReserveId((n - 1) as u16)),
-        }
-    }
-
-    pub(crate) fn park(&self, id: FrameId) {
-        self.parked[id.0 as usize].store(true, Ordering::Release);
-    }
-
-    pub(crate) fn free(&self, id: FrameId) {
-        let charged = self.charged_to(id);
-        let mut state = self.state.lock().unwrap();
-        state.free.push(id.0);
-        let mut at = charged;
-        while let Some(id) = at {
-            let node = &mut state.nodes[id.0 as usize];
-            node.usage -= 1;
-            at = node.parent;
-        }
-        self.frees.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn free_run(&self, first: FrameId, frames: u32) {
-        let mut state = self.state.lock().unwrap();
-        state.free.extend(first.0..first.0 + frames);
-        self.frees.fetch_add(u64::from(frames), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Inner {
+impl Drop for PagePool {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; every frame holds the pool alive.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        if self.inner().handles.fetch_sub(1, Ordering::Release) == 1 {
+            // Whatever the other handles did happened before this.
+            fence(Ordering::Acquire);
+            magazine::flush(self);
+            // SAFETY: that was the last handle, and it is not used again.
+            unsafe { Inner::close(self.inner) }
+        }
     }
 }
+
+impl fmt::Debug for PagePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pool {}: {} of {} frames free", self.id(), self.free_frames(), self.frames())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,64 @@
-//! The tree of reserves that divides the emergency floor. SKELETON: to be deepened.
+//! The tree of reserves that divides the emergency floor, and the charges against it.
+//!
+//! A node has frames of its own and children. Its *limit* is what the connected nodes below and at it
+//! promise together; the root's limit is the emergency floor of the pool. Its *usage* is the sum of
+//! the live charges below and at it.
+//!
+//! ```text
+//!   total            limit 96 = 32 + 64       the floor
+//!   ├── swap.out     limit 32, connected
+//!   └── net          limit 64 = 64 + 0
+//!       ├── net.rx   limit 64, connected
+//!       └── net.tx   limit 0, not connected
+//! ```
+//!
+//! Invariants, at every node and every instant:
+//! - usage <= limit: a charge that would break it is refused, one that exactly fills it is not;
+//! - usage = direct charges + usage of the children; limit = held + limits of the children, where
+//!   `held` is what the node itself adds: its own frames while connected, and otherwise just what is
+//!   still charged to it. So the floor never falls below what is in use, and follows it down.
+//!
+//! Nothing here is clamped: a count that would go below zero is a broken invariant and stops the run.
 
-/// Names a node of a pool's reserve tree.
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::pool::Inner;
+
+/// Names a node of a pool's reserve tree. Using it with another pool is caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ReserveId(pub(crate) u16);
+pub struct ReserveId {
+    /// The pool's id, or 0 for the root, which every pool has.
+    pool: u32,
+    node: u16,
+}
 
 impl ReserveId {
     /// The root of every tree; its limit is the emergency floor.
-    pub const ROOT: ReserveId = ReserveId(0);
+    pub const ROOT: ReserveId = ReserveId { pool: 0, node: 0 };
+
+    #[inline]
+    pub(crate) fn new(pool: u32, node: u16) -> ReserveId {
+        ReserveId { pool: if node == 0 { 0 } else { pool }, node }
+    }
+
+    /// The node's index in the tree of the pool with this id.
+    #[inline]
+    pub(crate) fn node(self, pool: u32) -> u16 {
+        assert!(self.pool == pool || self.node == 0, "the reserve belongs to another pool");
+        self.node
+    }
 }
 
 /// Why a reserve could not be changed or charged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReserveError {
-    /// A node on the way to the root is at its limit.
+    /// A node on the way to the root is at its limit, or the charged node is not connected.
     #[error("reserve {name} is at its limit: {usage} of {limit} frames in use")]
     AtLimit {
         /// The node that refused.
-        name: String,
+        name: Arc<str>,
         /// Frames charged to it.
         usage: u32,
         /// Frames it may hold.
@@ -26,20 +68,351 @@ pub enum ReserveError {
     #[error("cannot secure {wanted} more frames for reserve {name}: {free} free")]
     CannotSecure {
         /// The node that was to be raised or connected.
-        name: String,
+        name: Arc<str>,
         /// Frames that would have to be secured.
         wanted: u32,
         /// Frames free now.
         free: u32,
     },
-    /// The limit would fall below what is charged.
+    /// The limit would fall below what is charged. Nothing was changed.
     #[error("reserve {name} has {usage} frames charged, more than the new limit {limit}")]
     InUse {
         /// The node.
-        name: String,
+        name: Arc<str>,
         /// Frames charged to it.
         usage: u32,
         /// The limit asked for.
         limit: u32,
     },
+}
+
+const NO_PARENT: u16 = u16::MAX;
+
+/// One node, and what of it is shown to people.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    limit: u32,
+    usage: u32,
+    peak: u32,
+    /// Charges to this node itself, without those below.
+    direct: u32,
+    /// What the node itself adds to the limits: `own` while connected, else `direct`.
+    held: u32,
+    own: u32,
+    parent: u16,
+    connected: bool,
+    failures: u64,
+    name: Arc<str>,
+    /// Scratch of a change that is being worked out, meaningless between calls.
+    next_held: u32,
+    next_limit: u64,
+}
+
+impl Node {
+    fn new(parent: u16, name: Arc<str>, own: u32) -> Node {
+        Node {
+            limit: 0,
+            usage: 0,
+            peak: 0,
+            direct: 0,
+            held: 0,
+            own,
+            parent,
+            connected: false,
+            failures: 0,
+            name,
+            next_held: 0,
+            next_limit: 0,
+        }
+    }
+}
+
+/// The counters of one node, as [`PagePool::reserve_info`](crate::PagePool::reserve_info) reports them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReserveInfo {
+    /// Which node.
+    pub id: ReserveId,
+    /// Its name as given.
+    pub name: Arc<str>,
+    /// The node above it; the root has none.
+    pub parent: Option<ReserveId>,
+    /// Whether it promises its own frames now.
+    pub connected: bool,
+    /// Frames it promises itself while connected.
+    pub own: u32,
+    /// Frames that may be charged to it and below now.
+    pub limit: u32,
+    /// Frames charged to it and below now.
+    pub usage: u32,
+    /// The highest usage ever.
+    pub peak: u32,
+    /// Charges that this node refused.
+    pub failures: u64,
+}
+
+/// A change of the tree that has been worked out and not yet made.
+pub(crate) enum Change {
+    Connect(u16),
+    Disconnect(u16),
+    Resize(u16, u32),
+}
+
+impl Change {
+    pub(crate) fn node(&self) -> u16 {
+        match *self {
+            Change::Connect(node) | Change::Disconnect(node) | Change::Resize(node, _) => node,
+        }
+    }
+}
+
+/// The tree of one pool; lives under the pool's lock. Parents come before their children.
+pub(crate) struct Tree {
+    nodes: Vec<Node>,
+}
+
+impl Tree {
+    pub(crate) fn new() -> Tree {
+        let mut root = Node::new(NO_PARENT, "total".into(), 0);
+        root.connected = true;
+        let mut nodes = Vec::with_capacity(32);
+        nodes.push(root);
+        Tree { nodes }
+    }
+
+    /// Frames promised in all: the floor.
+    #[inline]
+    pub(crate) fn floor(&self) -> u32 {
+        self.nodes[0].limit
+    }
+
+    pub(crate) fn name(&self, node: u16) -> Arc<str> {
+        self.nodes[usize::from(node)].name.clone()
+    }
+
+    /// `(usage, peak, limit, failures)` of a node.
+    pub(crate) fn counters(&self, node: u16) -> (u32, u32, u32, u64) {
+        let n = &self.nodes[usize::from(node)];
+        (n.usage, n.peak, n.limit, n.failures)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Adds a node. The table may grow: reserves are added at start.
+    pub(crate) fn add(&mut self, parent: u16, name: Arc<str>, own: u32) -> u16 {
+        assert!(usize::from(parent) < self.nodes.len(), "the parent is a node of this tree");
+        let id = u16::try_from(self.nodes.len()).ok().filter(|&id| id < NO_PARENT - 1);
+        let id = id.expect("a tree has at most 65,533 reserves");
+        self.nodes.push(Node::new(parent, name, own));
+        id
+    }
+
+    /// Charges `n` frames to `node` and to all above it, or to none of them: then the node that
+    /// refused has counted a failure, and is returned.
+    #[inline]
+    pub(crate) fn charge(&mut self, node: u16, n: u32) -> Result<(), u16> {
+        let nodes = &mut self.nodes[..];
+        if !nodes[usize::from(node)].connected {
+            nodes[usize::from(node)].failures += 1;
+            return Err(node);
+        }
+        let mut at = node;
+        while at != NO_PARENT {
+            let here = &mut nodes[usize::from(at)];
+            if here.limit - here.usage < n {
+                here.failures += 1;
+                return Err(at);
+            }
+            at = here.parent;
+        }
+        nodes[usize::from(node)].direct += n;
+        let mut at = node;
+        while at != NO_PARENT {
+            let here = &mut nodes[usize::from(at)];
+            here.usage += n;
+            here.peak = here.peak.max(here.usage);
+            at = here.parent;
+        }
+        Ok(())
+    }
+
+    /// Takes back a charge. Returns whether the floor fell with it, because the node was disconnected
+    /// with the charge outstanding.
+    #[inline]
+    pub(crate) fn uncharge(&mut self, node: u16, n: u32) -> bool {
+        let nodes = &mut self.nodes[..];
+        let first = &mut nodes[usize::from(node)];
+        assert!(first.direct >= n, "more is given back than was charged");
+        first.direct -= n;
+        let draining = !first.connected;
+        if draining {
+            first.held -= n;
+        }
+        let mut at = node;
+        while at != NO_PARENT {
+            let here = &mut nodes[usize::from(at)];
+            here.usage -= n;
+            if draining {
+                here.limit -= n;
+            }
+            at = here.parent;
+        }
+        draining
+    }
+
+    /// Works a change out without making it. Returns the floor it would lead to.
+    ///
+    /// # Errors
+    /// When a limit would fall below what is charged.
+    pub(crate) fn plan(&mut self, change: &Change) -> Result<u32, ReserveError> {
+        let target = change.node();
+        for i in 0..self.nodes.len() {
+            let within = self.is_within(i as u16, target);
+            let n = &mut self.nodes[i];
+            n.next_held = match *change {
+                Change::Connect(_) if within => n.own,
+                Change::Disconnect(_) if within => n.direct,
+                Change::Resize(node, own) if usize::from(node) == i && n.connected => own,
+                _ => n.held,
+            };
+            n.next_limit = u64::from(n.next_held);
+        }
+        for i in (1..self.nodes.len()).rev() {
+            let Node { next_limit, parent, .. } = self.nodes[i];
+            self.nodes[usize::from(parent)].next_limit += next_limit;
+        }
+        for n in &self.nodes {
+            if n.next_limit < u64::from(n.usage) {
+                return Err(ReserveError::InUse {
+                    name: n.name.clone(),
+                    usage: n.usage,
+                    limit: n.next_limit as u32,
+                });
+            }
+        }
+        // More than 2^32 frames can never be secured: the caller sees a floor above all memory.
+        Ok(u32::try_from(self.nodes[0].next_limit).unwrap_or(u32::MAX))
+    }
+
+    /// Makes the change that was worked out last.
+    pub(crate) fn commit(&mut self, change: &Change) {
+        let target = change.node();
+        for i in 0..self.nodes.len() {
+            let within = self.is_within(i as u16, target);
+            let n = &mut self.nodes[i];
+            match *change {
+                Change::Connect(_) if within => n.connected = true,
+                Change::Disconnect(_) if within => n.connected = false,
+                Change::Resize(node, own) if usize::from(node) == i => n.own = own,
+                _ => {}
+            }
+            n.held = n.next_held;
+            n.limit = u32::try_from(n.next_limit).expect("no limit exceeds the floor");
+        }
+    }
+
+    /// Whether `node` is `top` or below it.
+    fn is_within(&self, node: u16, top: u16) -> bool {
+        let mut at = node;
+        while at > top && at != NO_PARENT {
+            at = self.nodes[usize::from(at)].parent;
+        }
+        at == top
+    }
+
+    /// What people see of the nodes. Fills `out` up to its capacity, so that nothing is allocated here.
+    pub(crate) fn info(&self, pool: u32, out: &mut Vec<ReserveInfo>) {
+        for (i, n) in self.nodes.iter().enumerate().take(out.capacity()) {
+            let id = |node| ReserveId::new(pool, node);
+            out.push(ReserveInfo {
+                id: id(i as u16),
+                parent: (n.parent != NO_PARENT).then(|| id(n.parent)),
+                name: n.name.clone(),
+                connected: n.connected,
+                own: n.own,
+                limit: n.limit,
+                usage: n.usage,
+                peak: n.peak,
+                failures: n.failures,
+            });
+        }
+    }
+}
+
+/// Lays the nodes out as a tree: children under their parents, in the order they were added.
+pub(crate) fn report(infos: &[ReserveInfo]) -> String {
+    // Depth first without recursion: the stack holds what is still to be printed, last first.
+    let mut order = Vec::with_capacity(infos.len());
+    let mut stack: Vec<(usize, &ReserveInfo)> =
+        infos.first().map(|root| (0, root)).into_iter().collect();
+    while let Some((depth, at)) = stack.pop() {
+        order.push((format!("{:1$}{2}", "", depth * 2, at.name), at));
+        let children = infos.iter().rev().filter(|i| i.parent == Some(at.id));
+        stack.extend(children.map(|child| (depth + 1, child)));
+    }
+    let width = order.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0).max(8);
+    let mut text = format!(
+        "{:width$} {:>8} {:>8} {:>8} {:>8}  state\n",
+        "reserve", "usage", "peak", "limit", "failures"
+    );
+    for (label, i) in order {
+        let state = match (i.connected, i.usage) {
+            (true, _) => "connected",
+            (false, 0) => "not connected",
+            (false, _) => "draining",
+        };
+        text += &format!(
+            "{label:width$} {:>8} {:>8} {:>8} {:>8}  {state}\n",
+            i.usage, i.peak, i.limit, i.failures
+        );
+    }
+    text
+}
+
+/// Frames charged to a reserve for something that is not a frame of the pool itself, such as objects
+/// whose memory was taken before. Dropping it releases the charge, so none can be released twice.
+///
+/// Made by [`PagePool::charge`](crate::PagePool::charge).
+#[must_use = "the charge is released when this is dropped"]
+pub struct Charge {
+    // Counted in the pool's `charges`, which keeps the pool alive.
+    pub(crate) pool: NonNull<Inner>,
+    pub(crate) node: u16,
+    pub(crate) frames: u32,
+}
+
+// SAFETY: a charge is a number and a pool that is itself usable from every thread; the pool lives at
+// least as long as the charge, which it counts.
+unsafe impl Send for Charge {}
+// SAFETY: as above; nothing can be changed through a shared charge.
+unsafe impl Sync for Charge {}
+
+impl Charge {
+    /// Frames charged.
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// The reserve that is charged.
+    pub fn reserve(&self) -> ReserveId {
+        // SAFETY: this charge is counted by its pool, which therefore exists.
+        ReserveId::new(unsafe { self.pool.as_ref() }.id, self.node)
+    }
+}
+
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Charge")
+            .field("reserve", &self.reserve())
+            .field("frames", &self.frames)
+            .finish()
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        // SAFETY: this charge is counted by its pool and is released here, once.
+        unsafe { Inner::release_charge(self.pool, self.node, self.frames) }
+    }
 }

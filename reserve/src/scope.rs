@@ -1,4 +1,16 @@
-//! The emergency scope: entitlement of the current thread to one reserve. SKELETON: to be deepened.
+//! The emergency scope: entitlement of the current thread to one reserve, the `PF_MEMALLOC` of this
+//! project.
+//!
+//! Invariants:
+//! - The entitlement is the current thread's alone. Guard and saved scope are not `Send`, and a thread
+//!   that is started inside starts with nothing.
+//! - It never outlives its guard. Leaving a scope restores what was before it was entered, and so ends
+//!   every scope that was entered inside and not left: one whose guard was forgotten, or is dropped
+//!   later. Such a guard has nothing left to end, and dropping it does nothing.
+//!
+//! Each guard has a serial number, rising on a thread; `top` is that of the innermost scope. A guard
+//! that is dropped in turn finds its own number there. One that is not, ends those above it and
+//! remembers their numbers as `ended`, so that their guards are known when they come.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -6,67 +18,216 @@ use std::marker::PhantomData;
 use crate::pool::PagePool;
 use crate::reserves::ReserveId;
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Entitlement {
-    pub(crate) pool: u32,
-    pub(crate) reserve: ReserveId,
+/// What the current context may use, and the guard it has that from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entitlement {
+    reserve: ReserveId,
+    /// Id of the pool; 0 is none.
+    pool: u32,
+    /// Serial of the innermost guard; 0 is none.
+    top: u64,
 }
+
+const NOTHING: Entitlement = Entitlement { reserve: ReserveId::ROOT, pool: 0, top: 0 };
 
 thread_local! {
-    static CURRENT: Cell<Option<Entitlement>> = const { Cell::new(None) };
+    static CURRENT: Cell<Entitlement> = const { Cell::new(NOTHING) };
+    static SERIAL: Cell<u64> = const { Cell::new(0) };
+    /// The lowest and highest serial of the guards that were ended by another one's end.
+    static ENDED: Cell<(u64, u64)> = const { Cell::new((u64::MAX, 0)) };
 }
 
-pub(crate) fn current() -> Option<Entitlement> {
-    CURRENT.get()
+/// The reserve of the pool with this id that the current thread is entitled to.
+#[inline]
+pub(crate) fn current(pool: u32) -> Option<ReserveId> {
+    let current = CURRENT.get();
+    (current.pool == pool).then_some(current.reserve)
 }
 
-/// Guard of the entitlement; leaving it restores what was before. Not `Send`.
+/// Guard of the entitlement; leaving it restores what was before. Not `Send`:
+///
+/// ```compile_fail,E0277
+/// use netswap_reserve::{EmergencyScope, PagePool, PoolConfig, ReserveId};
+/// let pool = PagePool::new(PoolConfig::new(64));
+/// let scope = EmergencyScope::enter(&pool, ReserveId::ROOT);
+/// std::thread::spawn(move || drop(scope));
+/// ```
+///
+/// ```
+/// use netswap_reserve::{EmergencyScope, PagePool, PoolConfig, ReserveId};
+/// let pool = PagePool::new(PoolConfig::new(64));
+/// {
+///     let _scope = EmergencyScope::enter(&pool, ReserveId::ROOT);
+///     assert!(EmergencyScope::is_entitled(&pool));
+/// }
+/// assert!(!EmergencyScope::is_entitled(&pool));
+/// ```
+#[derive(Debug)]
 #[must_use = "the scope ends when the guard is dropped"]
 pub struct EmergencyScope {
-    before: Option<Entitlement>,
+    before: Entitlement,
+    serial: u64,
     _not_send: PhantomData<*const ()>,
 }
 
 impl EmergencyScope {
-    /// Entitles the current thread to `reserve` of `pool` until the guard is dropped.
+    /// Entitles the current thread to `reserve` of `pool` until the guard is dropped. In a pool whose
+    /// scope is ablated this does nothing.
+    ///
+    /// # Panics
+    /// When `reserve` is of another pool.
+    #[inline]
     pub fn enter(pool: &PagePool, reserve: ReserveId) -> EmergencyScope {
-        let before = CURRENT.replace(Some(Entitlement { pool: pool.id(), reserve }));
-        EmergencyScope { before, _not_send: PhantomData }
+        let inner = pool.inner();
+        let _ = reserve.node(inner.id);
+        let before = CURRENT.get();
+        let serial = SERIAL.get() + 1;
+        SERIAL.set(serial);
+        CURRENT.set(if inner.config.scope {
+            Entitlement { reserve, pool: inner.id, top: serial }
+        } else {
+            Entitlement { top: serial, ..before }
+        });
+        EmergencyScope { before, serial, _not_send: PhantomData }
     }
 
     /// Whether the current thread is entitled to a reserve of `pool`.
+    #[inline]
     pub fn is_entitled(pool: &PagePool) -> bool {
-        current().is_some_and(|e| e.pool == pool.id())
+        current(pool.id()).is_some()
     }
 
     /// Takes the current entitlement away, to be given back by [`SavedScope::restore`]: for other
     /// work that runs on this thread in between.
+    #[inline]
     pub fn save() -> SavedScope {
-        SavedScope { entitlement: CURRENT.replace(None) }
+        SavedScope { entitlement: CURRENT.replace(NOTHING), _not_send: PhantomData }
     }
 }
 
 impl Drop for EmergencyScope {
+    #[inline]
     fn drop(&mut self) {
-        CURRENT.set(self.before);
+        if CURRENT.get().top == self.serial {
+            CURRENT.set(self.before);
+        } else {
+            out_of_turn(self.serial, self.before);
+        }
     }
 }
 
-/// An entitlement taken away by [`EmergencyScope::save`].
+/// The end of a scope that is not the innermost one.
+#[cold]
+fn out_of_turn(serial: u64, before: Entitlement) {
+    let (lowest, highest) = ENDED.get();
+    if (lowest..=highest).contains(&serial) {
+        return;
+    }
+    let top = CURRENT.get().top;
+    if top > serial {
+        ENDED.set((lowest.min(serial + 1), highest.max(top)));
+        CURRENT.set(before);
+    }
+    // Else the guard belongs to a context that was saved and not restored: it entitles nobody now.
+}
+
+/// An entitlement taken away by [`EmergencyScope::save`]. Not `Send`, as the scope is not.
 #[derive(Debug)]
 #[must_use = "the entitlement is lost unless it is restored"]
 pub struct SavedScope {
-    entitlement: Option<Entitlement>,
+    entitlement: Entitlement,
+    _not_send: PhantomData<*const ()>,
 }
 
 impl SavedScope {
     /// An entitlement to nothing: what a fresh task starts with.
     pub fn none() -> SavedScope {
-        SavedScope { entitlement: None }
+        SavedScope { entitlement: NOTHING, _not_send: PhantomData }
     }
 
     /// Makes this the current entitlement.
+    #[inline]
     pub fn restore(self) {
         CURRENT.set(self.entitlement);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PoolConfig;
+
+    fn pool() -> (PagePool, ReserveId, ReserveId) {
+        let pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(64) });
+        let a = pool.add_reserve(ReserveId::ROOT, "a", 4);
+        let b = pool.add_reserve(ReserveId::ROOT, "b", 4);
+        (pool, a, b)
+    }
+
+    #[test]
+    fn scopes_nest_and_restore() {
+        let (pool, a, b) = pool();
+        let outer = EmergencyScope::enter(&pool, a);
+        {
+            let _inner = EmergencyScope::enter(&pool, b);
+            assert_eq!(current(pool.id()), Some(b));
+        }
+        assert_eq!(current(pool.id()), Some(a));
+        drop(outer);
+        assert_eq!(current(pool.id()), None);
+    }
+
+    #[test]
+    fn a_forgotten_guard_ends_with_the_scope_around_it() {
+        let (pool, a, b) = pool();
+        let outer = EmergencyScope::enter(&pool, a);
+        {
+            let middle = EmergencyScope::enter(&pool, a);
+            std::mem::forget(EmergencyScope::enter(&pool, b));
+            drop(middle);
+        }
+        assert_eq!(current(pool.id()), Some(a));
+        drop(outer);
+        assert_eq!(current(pool.id()), None);
+    }
+
+    #[test]
+    fn guards_dropped_in_the_wrong_order_leave_nothing_behind() {
+        let (pool, a, b) = pool();
+        let first = EmergencyScope::enter(&pool, a);
+        let second = EmergencyScope::enter(&pool, b);
+        drop(first);
+        assert_eq!(current(pool.id()), None, "the outer scope ends the inner one");
+        let third = EmergencyScope::enter(&pool, a);
+        drop(second);
+        assert_eq!(current(pool.id()), Some(a), "a guard that was ended ends nobody else's");
+        drop(third);
+        assert_eq!(current(pool.id()), None);
+    }
+
+    #[test]
+    fn contexts_that_take_turns_keep_their_own() {
+        let (pool, a, b) = pool();
+        let guard_a = EmergencyScope::enter(&pool, a);
+        let saved_a = EmergencyScope::save();
+        let guard_b = EmergencyScope::enter(&pool, b);
+        let saved_b = EmergencyScope::save();
+        saved_a.restore();
+        assert_eq!(current(pool.id()), Some(a));
+        drop(guard_a);
+        assert_eq!(current(pool.id()), None);
+        let saved_a = EmergencyScope::save();
+        saved_b.restore();
+        assert_eq!(current(pool.id()), Some(b));
+        drop(guard_b);
+        assert_eq!(current(pool.id()), None);
+        saved_a.restore();
+    }
+
+    #[test]
+    fn a_pool_without_scopes_ignores_them() {
+        let pool = PagePool::new(PoolConfig { scope: false, ..PoolConfig::new(64) });
+        let _scope = EmergencyScope::enter(&pool, ReserveId::ROOT);
+        assert!(!EmergencyScope::is_entitled(&pool));
     }
 }
