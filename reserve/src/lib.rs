@@ -10,19 +10,23 @@
 //! - [`gfp`]: what an allocation may do;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
 
+pub mod explain;
 pub mod frame;
 pub mod gfp;
 mod inner;
 mod lock;
 mod magazine;
+pub mod plan;
 pub mod pool;
 mod region;
 pub mod reserves;
 pub mod scope;
 pub mod time;
 
+pub use explain::{Verdict, WaitGraph};
 pub use frame::{Frame, FrameId, FrameRun, PageRef};
 pub use gfp::Gfp;
+pub use plan::{InstalledPlan, PLAN_MARGIN_FRAMES, PlanTooLarge, ReservePlan};
 pub use pool::{AllocError, PagePool, PoolConfig, PoolError, Watermarks};
 pub use region::META_BYTES_PER_FRAME;
 pub use reserves::{Charge, ReserveError, ReserveId, ReserveInfo};
