@@ -1,1 +1,22 @@
-//! skeleton
+//! Swap over NFSv3: a client that never allocates after its start, and a server to test it against.
+//!
+//! Both are sans-IO state machines. Read them from the wire up:
+//!
+//! - [`xdr`]: XDR over a head, a page vector and a tail;
+//! - [`rpc`]: call and reply headers, AUTH_SYS, record marking, the xid table;
+//! - [`proto`]: the types and results of NFSv3; [`mount`]: those of MOUNT;
+//! - [`client`]: [`NfsBackend`], a swap backend and one end of a byte stream;
+//! - [`server`]: [`NfsServer`], which serves files on disks, with faults on demand.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod mount;
+pub mod proto;
+pub mod rpc;
+pub mod server;
+pub mod xdr;
+
+pub use client::{NfsBackend, NfsConfig, NfsStats};
+pub use server::{
+    FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,
+};

@@ -1,0 +1,369 @@
+//! Requests as series of calls, and what their replies mean.
+//!
+//! A request has at most one call outstanding. A short READ or WRITE, or a server whose limits are
+//! below a batch, makes the next call start where the last one ended.
+
+use netswap_net::Action;
+use netswap_reserve::{PAGE_SIZE, Span, Time};
+use netswap_swap::{BackendState, StoreError, Stored, backend::BATCH_PAGES_MAX};
+
+use super::{
+    Call, CallState, Conn, GARBAGE_MAX, HEAD_BYTES, NfsBackend, Target, Verb, total_bytes,
+};
+use crate::proto::{self, Nfsstat3, ReadOk, StableHow, WriteOk, procs};
+use crate::rpc::{self, AcceptStat, LAST_FRAGMENT, MARK_BYTES, ReplyStat};
+use crate::xdr::{Decoder, Encoder, Full, XdrBuf, XdrError, ZEROS, padding};
+
+/// Bytes that were no valid reply, in fixed words.
+pub(super) type Garbage = &'static str;
+
+pub(super) fn garbage(error: XdrError) -> Garbage {
+    error.what()
+}
+
+impl NfsBackend {
+    pub(super) fn head_range(&self, i: usize) -> std::ops::Range<usize> {
+        let start = i * HEAD_BYTES;
+        if i == self.control() { start..self.heads.len() } else { start..start + HEAD_BYTES }
+    }
+
+    /// The bytes of the current call of `i`, its record mark included.
+    pub(super) fn message(&self, i: usize) -> XdrBuf<'_> {
+        let call = &self.calls[i];
+        let head = &self.heads[self.head_range(i)][..call.head_len];
+        if call.verb == Verb::Write {
+            let tail = &ZEROS[..padding(call.want)];
+            XdrBuf { head, pages: &call.pages, page_base: call.done, page_len: call.want, tail }
+        } else {
+            XdrBuf { head, pages: &[], page_base: 0, page_len: 0, tail: &[] }
+        }
+    }
+
+    /// Whether an older request that is not done touches a slot of this one, and one of them writes.
+    pub(super) fn is_blocked(&self, i: usize) -> bool {
+        let call = &self.calls[i];
+        self.calls[..self.control()]
+            .iter()
+            .any(|other| other.is_active() && other.seq < call.seq && other.conflicts(call))
+    }
+
+    /// Encodes the next call of request `i` under a new xid and queues it.
+    pub(super) fn issue(&mut self, now: Time, i: usize) {
+        let xid = self.xids.assign(i);
+        let head = self.head_range(i);
+        let call = &mut self.calls[i];
+        let chunk = if call.verb == Verb::Read { self.read_chunk } else { self.write_chunk };
+        call.want = chunk.min(total_bytes(call) - call.done);
+        call.sends = 0;
+        call.timeouts = 0;
+        call.handle_generation = self.handle_generation;
+        let offset = call.first.offset() + call.done as u64;
+        let procedure = if call.verb == Verb::Read { procs::READ } else { procs::WRITE };
+        let (file, auth, want, verb) = (self.file, &self.auth, call.want as u32, call.verb);
+        let bulk = if verb == Verb::Write { call.want + padding(call.want) } else { 0 };
+        call.head_len = encode_message(&mut self.heads[head], bulk, |out| {
+            rpc::encode_call(out, xid, (proto::PROGRAM, proto::VERSION, procedure), auth)?;
+            file.encode(out)?;
+            out.u64(offset)?;
+            out.u32(want)?;
+            if verb == Verb::Write {
+                out.u32(StableHow::FileSync as u32)?;
+                out.u32(want)?;
+            }
+            Ok(())
+        });
+        self.enqueue(now, i);
+    }
+
+    /// Queues the encoded call of `i`, or lets it wait for a connection.
+    pub(super) fn enqueue(&mut self, now: Time, i: usize) {
+        let usable = self.conn == Conn::Open && (i == self.control() || self.target == Target::Nfs);
+        if !usable {
+            self.calls[i].state = CallState::Pending;
+            return;
+        }
+        if self.sendq.is_empty() {
+            self.progress_at = now;
+            self.arm(now + self.config.request_timeout);
+        }
+        self.calls[i].state = CallState::Queued;
+        self.sendq.push_back(i as u16);
+    }
+
+    /// Whether some bytes of the call, but not all, were given to the transport.
+    pub(super) fn is_half_sent(&self, i: usize) -> bool {
+        self.sent_front > 0 && self.sendq.front() == Some(&(i as u16))
+    }
+
+    pub(super) fn unqueue(&mut self, i: usize) {
+        assert!(!self.is_half_sent(i), "a half-sent call taken out of the send queue");
+        self.sendq.retain(|place| usize::from(*place) != i);
+    }
+
+    /// Ends request `i`. Its call must not be half sent.
+    pub(super) fn finish(&mut self, now: Time, i: usize, outcome: Result<Stored, StoreError>) {
+        debug_assert!(self.calls[i].is_active() && i != self.control());
+        match self.calls[i].state {
+            CallState::Queued => self.unqueue(i),
+            CallState::Blocked => self.blocked -= 1,
+            _ => {}
+        }
+        self.rx.forget(i);
+        self.xids.release(i);
+        self.calls[i].state = CallState::Done;
+        self.calls[i].outcome = outcome;
+        self.done.push_back(i as u16);
+        if self.blocked > 0 {
+            for other in 0..self.control() {
+                if self.calls[other].state == CallState::Blocked && !self.is_blocked(other) {
+                    self.blocked -= 1;
+                    self.issue(now, other);
+                }
+            }
+        }
+    }
+
+    /// Ends everything: the backend is `state` from now on, and each request ends with `error`.
+    pub(super) fn end(&mut self, now: Time, state: BackendState, error: StoreError) {
+        self.state = state;
+        let half_sent = self.sent_front > 0;
+        self.drop_connection(if half_sent { Action::Abort } else { Action::Close });
+        for i in 0..self.control() {
+            // Nothing is to be issued on the way.
+            if self.calls[i].state == CallState::Blocked {
+                self.blocked -= 1;
+                self.calls[i].state = CallState::Pending;
+            }
+        }
+        for i in 0..self.control() {
+            if self.calls[i].is_active() {
+                self.finish(now, i, Err(error));
+            }
+        }
+        let control = self.control();
+        self.xids.release(control);
+        self.calls[control].state = CallState::Free;
+    }
+
+    /// The reply to call `i` has come whole, or, for a READ with data, up to its data.
+    pub(super) fn handle_reply(
+        &mut self,
+        now: Time,
+        i: usize,
+        bytes: &[u8],
+    ) -> Result<(), Garbage> {
+        let mut dec = Decoder::new(bytes);
+        let (_, stat) = rpc::decode_reply(&mut dec).map_err(garbage)?;
+        if stat != ReplyStat::Accepted(AcceptStat::Success) {
+            dec.end().map_err(garbage)?;
+            self.good_reply(i);
+            if stat == ReplyStat::Accepted(AcceptStat::SystemErr) {
+                // Nothing is said about execution: the call may have been carried out.
+                self.calls[i].replayed = true;
+                self.back_off(now, i);
+            } else {
+                tracing::warn!(server = %self.config.label, ?stat, "call refused");
+                self.refuse(now, i, StoreError::Refused { code: stat.refused_code() });
+            }
+            return Ok(());
+        }
+        let outcome = match self.calls[i].verb {
+            Verb::Control => return self.handle_control(now, dec),
+            Verb::Read => {
+                let max = self.calls[i].want as u32;
+                let read = ReadOk::decode(&mut dec, max).map_err(garbage)?;
+                debug_assert!(read.is_err(), "data is received in place");
+                read.map(|_| ())
+            }
+            Verb::Write => {
+                let write = WriteOk::decode(&mut dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                if let Ok(write) = write {
+                    return self.written(now, i, write);
+                }
+                write.map(|_| ())
+            }
+        };
+        dec.end().map_err(garbage)?;
+        self.good_reply(i);
+        if let Err(status) = outcome {
+            self.failed(now, i, status);
+        }
+        Ok(())
+    }
+
+    /// A READ's data has come, in place.
+    pub(super) fn handle_read(&mut self, now: Time, i: usize, read: ReadOk) {
+        self.good_reply(i);
+        let call = &mut self.calls[i];
+        let (got, wanted) = ((call.done + read.count as usize) as u32, total_bytes(call) as u32);
+        if got == wanted {
+            self.succeed(now, i);
+        } else if read.count == 0 || read.eof {
+            self.finish(now, i, Err(StoreError::ShortRead { got, wanted }));
+        } else {
+            if (read.count as usize) < call.want {
+                self.stats.short_reads += 1;
+            }
+            self.go_on(now, i, read.count);
+        }
+    }
+
+    fn written(&mut self, now: Time, i: usize, write: WriteOk) -> Result<(), Garbage> {
+        let want = self.calls[i].want;
+        if write.count as usize > want {
+            return Err("a WRITE of more than was given");
+        }
+        if write.count == 0 {
+            return Err("a WRITE of nothing");
+        }
+        if write.committed < StableHow::FileSync {
+            return Err("a WRITE less stable than was asked for");
+        }
+        self.good_reply(i);
+        self.see_verifier(write.verifier);
+        if (write.count as usize) < want {
+            self.stats.short_writes += 1;
+        }
+        if self.calls[i].done + write.count as usize == total_bytes(&self.calls[i]) {
+            self.succeed(now, i);
+        } else {
+            self.go_on(now, i, write.count);
+        }
+        Ok(())
+    }
+
+    /// Every WRITE is FILE_SYNC, so nothing has to be written again when the verifier changes; it
+    /// proves that the server restarted.
+    pub(super) fn see_verifier(&mut self, verifier: [u8; 8]) {
+        if self.verifier.is_some_and(|old| old != verifier) {
+            self.stats.verifier_changes += 1;
+            tracing::info!(server = %self.config.label, "write verifier changed: server restarted");
+        }
+        self.verifier = Some(verifier);
+    }
+
+    fn succeed(&mut self, now: Time, i: usize) {
+        let replayed = self.calls[i].replayed;
+        self.finish(now, i, Ok(Stored { replayed }));
+    }
+
+    fn go_on(&mut self, now: Time, i: usize, count: u32) {
+        let call = &mut self.calls[i];
+        call.done += count as usize;
+        call.jukebox = 0;
+        self.issue(now, i);
+    }
+
+    pub(super) fn good_reply(&mut self, i: usize) {
+        self.stats.replies += 1;
+        self.garbage_streak = 0;
+        self.calls[i].garbage = 0;
+        self.backoff = self.config.reconnect_min;
+    }
+
+    /// A READ or WRITE failed with a status.
+    fn failed(&mut self, now: Time, i: usize, status: Nfsstat3) {
+        match status {
+            Nfsstat3::Jukebox => self.back_off(now, i),
+            Nfsstat3::NoSpc | Nfsstat3::DQuot => self.finish(now, i, Err(StoreError::NoSpace)),
+            Nfsstat3::Stale if self.calls[i].handle_generation != self.handle_generation => {
+                self.issue(now, i);
+            }
+            Nfsstat3::Stale if !self.calls[i].renewed => {
+                self.calls[i].renewed = true;
+                self.calls[i].state = CallState::Stale;
+                self.xids.release(i);
+                self.start_remount(now);
+            }
+            status => self.refuse(now, i, StoreError::Refused { code: status as u32 }),
+        }
+    }
+
+    /// Ends a request, or what the control call was for, with an error.
+    pub(super) fn refuse(&mut self, now: Time, i: usize, error: StoreError) {
+        if i == self.control() {
+            self.control_failed(now, error);
+        } else {
+            self.finish(now, i, Err(error));
+        }
+    }
+
+    /// The server asks to try again later (NFS3ERR_JUKEBOX): under a new xid, as RFC 1813 section
+    /// 2.6 wants it, so that its duplicate request cache does not answer.
+    pub(super) fn back_off(&mut self, now: Time, i: usize) {
+        self.stats.jukebox += 1;
+        self.xids.release(i);
+        let call = &mut self.calls[i];
+        let until = now + self.config.jukebox_delay * (1 << call.jukebox.min(4));
+        call.jukebox += 1;
+        call.state = CallState::Backoff { until };
+        self.arm(until);
+    }
+
+    /// Something came that is not the protocol. The stream cannot be trusted any more, so the
+    /// connection goes; the calls are sent again on the next.
+    pub(super) fn handle_garbage(&mut self, now: Time, about: Option<usize>, what: Garbage) {
+        self.stats.garbage += 1;
+        tracing::warn!(server = %self.config.label, what, "garbage from the server");
+        self.drop_connection(Action::Abort);
+        match about {
+            Some(i) => {
+                self.calls[i].garbage += 1;
+                if self.calls[i].garbage >= GARBAGE_MAX {
+                    self.refuse(now, i, StoreError::Garbage { what });
+                }
+            }
+            None => {
+                self.garbage_streak += 1;
+                if self.garbage_streak >= GARBAGE_MAX {
+                    self.garbage_streak = 0;
+                    for i in 0..self.control() {
+                        if self.calls[i].is_active() {
+                            self.finish(now, i, Err(StoreError::Garbage { what }));
+                        }
+                    }
+                    if self.calls[self.control()].is_active() {
+                        self.control_failed(now, StoreError::Garbage { what });
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long call `i` may stay unanswered.
+    pub(super) fn patience(&self, call: &Call) -> Span {
+        self.config.request_timeout * (1 << call.timeouts.min(4))
+    }
+
+    /// Sets what a batch may be, from the limits of the server.
+    pub(super) fn set_limits(&mut self, rtmax: u32, wtmax: u32) {
+        let whole = BATCH_PAGES_MAX * PAGE_SIZE;
+        let chunk = |max: u32| {
+            let max = (max as usize).min(whole);
+            if max >= PAGE_SIZE { max - max % PAGE_SIZE } else { max }
+        };
+        self.read_chunk = chunk(rtmax);
+        self.write_chunk = chunk(wtmax);
+        self.batch_pages =
+            (self.read_chunk.min(self.write_chunk) / PAGE_SIZE).clamp(1, BATCH_PAGES_MAX);
+    }
+}
+
+/// Encodes a record mark and what `encode` writes into a head buffer; `bulk` bytes follow it. Gives
+/// the length of the head.
+///
+/// # Panics
+/// If it does not fit: head buffers are as long as the longest head.
+pub(super) fn encode_message(
+    head: &mut [u8],
+    bulk: usize,
+    encode: impl FnOnce(&mut Encoder<'_>) -> Result<(), Full>,
+) -> usize {
+    let (mark, body) = head.split_at_mut(MARK_BYTES);
+    let mut out = Encoder::new(body);
+    encode(&mut out).expect("a head buffer holds the longest head");
+    let len = out.len();
+    mark.copy_from_slice(&(LAST_FRAGMENT | (len + bulk) as u32).to_be_bytes());
+    MARK_BYTES + len
+}

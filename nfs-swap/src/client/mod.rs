@@ -1,0 +1,529 @@
+//! The client: a swap backend over NFSv3, as a sans-IO state machine.
+//!
+//! ```text
+//!   connect -> [MOUNT: MNT] -> NULL -> [MNT] -> LOOKUP... -> [CREATE -> SETATTR] -> FSINFO
+//!           -> GETATTR -> COMMIT -> Ready
+//!                                    |  ^
+//!              NFS3ERR_STALE: MNT -> LOOKUP... -> GETATTR
+//! ```
+//! - [`calls`]: a request as a series of calls, one outstanding at a time, until it is done;
+//! - [`startup`]: the control calls that lead to the file's handle;
+//! - [`stream`]: the [`Session`](netswap_net::Session) side: connecting, sending, timers;
+//! - [`receive`]: replies, taken in place.
+//!
+//! # Invariants
+//! - Every table has its full size at construction. Nothing is allocated afterwards.
+//! - A request ends by exactly one completion, with its pages.
+//! - Two outstanding requests that touch a common slot, one of them a WRITE, are never on the wire
+//!   together: the later one waits. So a retransmitted WRITE cannot overtake a newer one of ours.
+//! - A call keeps its xid and its bytes for as long as it is repeated.
+//! - Whatever cannot be understood ends the connection, not the process; a request that meets
+//!   nothing but garbage ends with [`StoreError::Garbage`].
+
+mod calls;
+mod receive;
+mod startup;
+mod stream;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use netswap_net::Action;
+use netswap_reserve::{PAGE_SIZE, Span, Time};
+use netswap_swap::{
+    BackendLimits, BackendState, Completion, Op, Outstanding, PageVec, Phase, Request, RequestId,
+    Slot, StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
+};
+
+use crate::proto::FileHandle;
+use crate::rpc::{AuthSys, XidTable};
+use receive::Receiver;
+use startup::Step;
+
+/// Bytes of head buffer for one READ or WRITE call: record mark 4, call header 24, AUTH_SYS at most
+/// 8 + 4 + 4 + 256 + 12, verifier 8, handle 4 + 64, offset, count, stable_how and length 20.
+const HEAD_BYTES: usize = 408;
+/// Bytes of head buffer for the control call: as above, with a path of 4 + 1024 in place of the
+/// handle, or a handle and a name of 4 + 256 and a `sattr3` of at most 36.
+const CONTROL_HEAD_BYTES: usize = 320 + 68 + 4 + 1024 + 64;
+/// Garbage replies in a row after which a request fails. Picked by eye: one can be bad luck, a
+/// server that is broken shows it at once.
+const GARBAGE_MAX: u8 = 4;
+
+/// How an NFS backend is set up.
+#[derive(Clone, Debug)]
+pub struct NfsConfig {
+    /// The NFS server.
+    pub server: SocketAddr,
+    /// Its MOUNT service, if it is not served on the same port.
+    pub mount: Option<SocketAddr>,
+    /// Path of the export.
+    pub export: String,
+    /// Path of the swap file in the export.
+    pub path: String,
+    /// Create the file with this length in bytes if it is absent (or empty).
+    pub create_bytes: Option<u64>,
+    /// User to act as.
+    pub uid: u32,
+    /// Group to act as.
+    pub gid: u32,
+    /// Name of this machine for AUTH_SYS; the first 255 bytes are sent.
+    pub machine: String,
+    /// Most requests outstanding.
+    pub in_flight: usize,
+    /// When an unanswered call is repeated; doubles with each repetition, up to 16 times this.
+    pub request_timeout: Span,
+    /// Wait before the first reconnect; doubles while no connection gives a reply.
+    pub reconnect_min: Span,
+    /// Longest wait before a reconnect.
+    pub reconnect_max: Span,
+    /// First wait before a call that was answered by NFS3ERR_JUKEBOX is tried again; doubles up to
+    /// 16 times this.
+    pub jukebox_delay: Span,
+    /// Name of the store for messages.
+    pub label: String,
+    /// Where xids begin, and the stamp of AUTH_SYS: to differ from one start to the next.
+    pub first_xid: u32,
+}
+
+impl NfsConfig {
+    /// The defaults: MOUNT on the same port, root, 32 requests, 10 s to the first repetition.
+    pub fn new(server: SocketAddr, export: &str, path: &str) -> NfsConfig {
+        NfsConfig {
+            server,
+            mount: None,
+            export: export.into(),
+            path: path.into(),
+            create_bytes: None,
+            uid: 0,
+            gid: 0,
+            machine: "netswap".into(),
+            in_flight: 32,
+            request_timeout: Span::from_secs(10),
+            reconnect_min: Span::from_millis(10),
+            reconnect_max: Span::from_secs(3),
+            jukebox_delay: Span::from_millis(100),
+            label: format!("nfs://{server}{export}/{}", path.trim_start_matches('/')),
+            first_xid: 1,
+        }
+    }
+}
+
+/// What has happened so far. All are counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NfsStats {
+    /// Calls wholly given to the transport, repetitions included.
+    pub calls: u64,
+    /// Replies that ended a call.
+    pub replies: u64,
+    /// Calls given to the transport again with their old xid.
+    pub retransmissions: u64,
+    /// Connections opened, the first included.
+    pub connections: u64,
+    /// Replies that no outstanding call waits for: late or double ones. Ignored.
+    pub unknown_xids: u64,
+    /// Replies to a call that is just being sent again. Ignored, for the copy will be answered.
+    pub early_replies: u64,
+    /// Replies, or streams, that are not the protocol.
+    pub garbage: u64,
+    /// READs that gave less than was asked for.
+    pub short_reads: u64,
+    /// WRITEs that took less than was given.
+    pub short_writes: u64,
+    /// Replies with NFS3ERR_JUKEBOX or SYSTEM_ERR.
+    pub jukebox: u64,
+    /// Changes of the write verifier: each proves a restart of the server.
+    pub verifier_changes: u64,
+    /// Times the export was mounted again for a stale handle.
+    pub remounts: u64,
+}
+
+/// Where a call is.
+///
+/// ```text
+///   Free -> [Blocked] -> Pending <-> Queued -> Sent -> Done -> Free
+///                           ^                   |
+///                           +- Backoff, Stale <-+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CallState {
+    Free,
+    /// Waits for an older request that touches the same slots.
+    Blocked,
+    /// Encoded, waits for a connection.
+    Pending,
+    /// In the send queue.
+    Queued,
+    /// Wholly given to the transport.
+    Sent {
+        at: Time,
+    },
+    /// The server asked for patience.
+    Backoff {
+        until: Time,
+    },
+    /// Waits for a new handle.
+    Stale,
+    /// Waits for `poll_completion`.
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verb {
+    Read,
+    Write,
+    Control,
+}
+
+/// A request with its current call. The last of the table is the control call, without pages.
+#[derive(Debug)]
+struct Call {
+    state: CallState,
+    verb: Verb,
+    id: RequestId,
+    first: Slot,
+    pages: PageVec,
+    deadline: Time,
+    /// Order of submission.
+    seq: u64,
+    /// Bytes of the request that are done, and bytes that the current call is for.
+    done: usize,
+    want: usize,
+    head_len: usize,
+    /// How often the current xid was wholly sent.
+    sends: u32,
+    timeouts: u32,
+    jukebox: u32,
+    garbage: u8,
+    replayed: bool,
+    /// A new handle was already fetched for this request.
+    renewed: bool,
+    /// The handle the current call carries.
+    handle_generation: u32,
+    outcome: Result<Stored, StoreError>,
+}
+
+impl Call {
+    fn new(verb: Verb) -> Call {
+        Call {
+            state: CallState::Free,
+            verb,
+            id: RequestId(0),
+            first: Slot(0),
+            pages: PageVec::new(),
+            deadline: Time::MAX,
+            seq: 0,
+            done: 0,
+            want: 0,
+            head_len: 0,
+            sends: 0,
+            timeouts: 0,
+            jukebox: 0,
+            garbage: 0,
+            replayed: false,
+            renewed: false,
+            handle_generation: 0,
+            outcome: Ok(Stored { replayed: false }),
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        !matches!(self.state, CallState::Free | CallState::Done)
+    }
+
+    fn slots(&self) -> Range<u64> {
+        let first = u64::from(self.first.0);
+        first..first + self.pages.len() as u64
+    }
+
+    fn conflicts(&self, other: &Call) -> bool {
+        let (a, b) = (self.slots(), other.slots());
+        (self.verb == Verb::Write || other.verb == Verb::Write)
+            && a.start < b.end
+            && b.start < a.end
+    }
+
+    fn verb_name(&self) -> &'static str {
+        match self.verb {
+            Verb::Read => "READ",
+            Verb::Write => "WRITE",
+            Verb::Control => "control",
+        }
+    }
+}
+
+/// Which service a connection is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Mount,
+    Nfs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Conn {
+    Down {
+        retry_at: Time,
+    },
+    Connecting {
+        since: Time,
+    },
+    Open,
+    /// An action that ends it was given out; `handle_disconnected` is awaited.
+    Closing,
+}
+
+/// A swap area in a file on an NFSv3 server.
+///
+/// It is a [`SwapBackend`] to the pager and a [`Session`](netswap_net::Session) to the transport.
+///
+/// ```
+/// use netswap_net::{Action, Session};
+/// use netswap_nfs::{NfsBackend, NfsConfig};
+/// use netswap_reserve::Time;
+/// use netswap_swap::{BackendState, SwapBackend};
+///
+/// let config = NfsConfig::new("10.0.0.2:2049".parse().unwrap(), "/swap", "area0");
+/// let mut backend = NfsBackend::new(config);
+/// assert_eq!(backend.state(), BackendState::Starting);
+/// assert_eq!(backend.server(), "nfs://10.0.0.2:2049/swap/area0");
+/// // It wants a connection first.
+/// assert!(matches!(backend.poll_action(Time::ZERO), Some(Action::Connect { .. })));
+/// ```
+#[derive(Debug)]
+pub struct NfsBackend {
+    config: NfsConfig,
+    auth: AuthSys,
+    state: BackendState,
+    stats: NfsStats,
+
+    /// `in_flight` requests, then the control call.
+    calls: Box<[Call]>,
+    heads: Box<[u8]>,
+    xids: XidTable,
+    free: Vec<u16>,
+    /// Calls to be sent, in order; `sent_front` bytes of the first are gone.
+    sendq: VecDeque<u16>,
+    sent_front: usize,
+    done: VecDeque<u16>,
+    blocked: usize,
+    seq: u64,
+
+    conn: Conn,
+    target: Target,
+    last_target: Option<Target>,
+    action: Option<Action>,
+    backoff: Span,
+    /// The connection is closed only to open one to the other service: no wait.
+    switching: bool,
+    /// Last time the transport took or gave a byte, or had something new to take.
+    progress_at: Time,
+    received_at: Time,
+    /// Connections in a row that ended with garbage of no known call.
+    garbage_streak: u8,
+    rx: Receiver,
+    /// Not later than anything that is due.
+    next_deadline: Time,
+
+    step: Step,
+    remount: bool,
+    sized: bool,
+    components: Box<[Range<usize>]>,
+    component: usize,
+    root: FileHandle,
+    dir: FileHandle,
+    file: FileHandle,
+    handle_generation: u32,
+    slots: u32,
+    batch_pages: usize,
+    read_chunk: usize,
+    write_chunk: usize,
+    verifier: Option<[u8; 8]>,
+}
+
+impl NfsBackend {
+    /// A backend as `config` says. It fails at once if the path is empty or a name in it is longer
+    /// than 255 bytes.
+    ///
+    /// # Panics
+    /// If `in_flight` is 0 or above 65,535.
+    pub fn new(config: NfsConfig) -> NfsBackend {
+        assert!(
+            (1..=65_535).contains(&config.in_flight),
+            "{} requests in flight",
+            config.in_flight
+        );
+        let n = config.in_flight;
+        let components: Box<[Range<usize>]> = startup::components(&config.path);
+        let bad_path = components.is_empty()
+            || components.iter().any(|c| c.len() > crate::proto::NAME_BYTES_MAX)
+            || config.export.len() > crate::mount::PATH_BYTES_MAX;
+        let state = if bad_path {
+            let code = crate::proto::Nfsstat3::NameTooLong as u32;
+            BackendState::Failed(StoreError::Refused { code })
+        } else {
+            BackendState::Starting
+        };
+        let target = if config.mount.is_some() { Target::Mount } else { Target::Nfs };
+        NfsBackend {
+            auth: AuthSys {
+                stamp: config.first_xid,
+                machine: config.machine.clone(),
+                uid: config.uid,
+                gid: config.gid,
+            },
+            state,
+            stats: NfsStats::default(),
+            calls: (0..n)
+                .map(|_| Call::new(Verb::Read))
+                .chain([Call::new(Verb::Control)])
+                .collect(),
+            heads: vec![0; n * HEAD_BYTES + CONTROL_HEAD_BYTES].into(),
+            xids: XidTable::new(n + 1, config.first_xid),
+            free: (0..n as u16).rev().collect(),
+            sendq: VecDeque::with_capacity(n + 1),
+            sent_front: 0,
+            done: VecDeque::with_capacity(n),
+            blocked: 0,
+            seq: 0,
+            conn: Conn::Down { retry_at: Time::ZERO },
+            target,
+            last_target: None,
+            action: None,
+            backoff: config.reconnect_min,
+            switching: false,
+            progress_at: Time::ZERO,
+            received_at: Time::ZERO,
+            garbage_streak: 0,
+            rx: Receiver::new(),
+            next_deadline: Time::ZERO,
+            step: if target == Target::Mount { Step::Mnt } else { Step::Null },
+            remount: false,
+            sized: false,
+            components,
+            component: 0,
+            root: FileHandle::EMPTY,
+            dir: FileHandle::EMPTY,
+            file: FileHandle::EMPTY,
+            handle_generation: 0,
+            slots: 0,
+            batch_pages: BATCH_PAGES_MAX,
+            read_chunk: 0,
+            write_chunk: 0,
+            verifier: None,
+            config,
+        }
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> NfsStats {
+        self.stats
+    }
+
+    /// The write verifier the server gave last. Each change of it proves a restart.
+    pub fn verifier(&self) -> Option<[u8; 8]> {
+        self.verifier
+    }
+
+    fn control(&self) -> usize {
+        self.calls.len() - 1
+    }
+}
+
+impl SwapBackend for NfsBackend {
+    fn state(&self) -> BackendState {
+        self.state
+    }
+
+    fn limits(&self) -> BackendLimits {
+        BackendLimits { batch_pages: self.batch_pages, in_flight: self.config.in_flight }
+    }
+
+    fn server(&self) -> &str {
+        &self.config.label
+    }
+
+    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
+        assert!(!request.pages.is_empty(), "a request without pages");
+        if !matches!(self.state, BackendState::Ready { .. }) {
+            return Err(SubmitError::NotReady(request));
+        }
+        let Some(place) = self.free.pop() else { return Err(SubmitError::Full(request)) };
+        let i = usize::from(place);
+        let end = u64::from(request.first.0) + request.pages.len() as u64;
+        self.seq += 1;
+        self.calls[i] = Call {
+            state: CallState::Pending,
+            id: request.id,
+            first: request.first,
+            pages: request.pages,
+            deadline: request.deadline.unwrap_or(Time::MAX),
+            seq: self.seq,
+            ..Call::new(match request.op {
+                Op::Read => Verb::Read,
+                Op::Write => Verb::Write,
+            })
+        };
+        if end > u64::from(self.slots) {
+            let slot = self.slots.max(request.first.0);
+            self.finish(now, i, Err(StoreError::OutOfRange { slot }));
+            return Ok(());
+        }
+        self.arm(self.calls[i].deadline);
+        if self.is_blocked(i) {
+            self.calls[i].state = CallState::Blocked;
+            self.blocked += 1;
+        } else {
+            self.issue(now, i);
+        }
+        Ok(())
+    }
+
+    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
+        self.tick(now);
+        let place = self.done.pop_front()?;
+        self.free.push(place);
+        let call = &mut self.calls[usize::from(place)];
+        call.state = CallState::Free;
+        Some(Completion {
+            id: call.id,
+            pages: std::mem::take(&mut call.pages),
+            outcome: call.outcome,
+        })
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        (self.next_deadline < Time::MAX).then_some(self.next_deadline)
+    }
+
+    fn shutdown(&mut self, now: Time) {
+        self.end(now, BackendState::Stopped, StoreError::Cancelled);
+    }
+
+    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
+        for (i, call) in self.calls[..self.control()].iter().enumerate() {
+            if !call.is_active() {
+                continue;
+            }
+            let phase = match (self.conn, call.state) {
+                (Conn::Open, CallState::Sent { .. }) => Phase::Sent,
+                (Conn::Open, _) => Phase::Queued,
+                _ => Phase::Disconnected,
+            };
+            visit(Outstanding {
+                id: call.id,
+                first: call.first,
+                pages: call.pages.len() as u32,
+                verb: call.verb_name(),
+                tag_name: "xid",
+                tag: self.xids.xid(i),
+                phase,
+            });
+        }
+    }
+}
+
+/// Bytes of a whole request.
+fn total_bytes(call: &Call) -> usize {
+    call.pages.len() * PAGE_SIZE
+}

@@ -1,0 +1,356 @@
+//! Replies, taken in place: headers into a small buffer, READ data straight into the request's pages.
+//!
+//! The buffer that the transport is shown never reaches beyond what is known to come next, so page
+//! data lands in pages. Only when a peer cuts its records into odd fragments can a few data bytes
+//! land in the header buffer; they are then copied to where they belong.
+
+use netswap_reserve::{PAGE_SIZE, Time};
+use netswap_swap::backend::BATCH_PAGES_MAX;
+
+use super::calls::{Garbage, garbage};
+use super::{CallState, NfsBackend, Verb};
+use crate::proto::{FATTR_BYTES, ReadOk};
+use crate::rpc::{
+    self, AUTH_BYTES_MAX, AcceptStat, MARK_BYTES, RecordNext, RecordReader, ReplyStat,
+};
+use crate::xdr::{Decoder, padding, page_slice_mut};
+
+/// Longest reply without data: a reply header with its verifier, and the most that any result of ours
+/// takes (CREATE: a handle, three times attributes, and what stands around them).
+const REPLY_HEAD_MAX: usize = 1024;
+/// Longest record a server may send: a reply with a batch of data.
+const RECORD_MAX: usize = REPLY_HEAD_MAX + BATCH_PAGES_MAX * PAGE_SIZE;
+/// Bytes of the buffer in which marks and headers arrive.
+const STAGE_BYTES: usize = 128;
+/// The part of a reply that every successful or failed READ has: header without a verifier 24,
+/// status 4, attributes_follow 4.
+const READ_PREFIX: usize = 32;
+
+/// Where the bytes of the current record go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Into `head`, up to `need` bytes of it, which are then looked at.
+    Head { need: usize },
+    /// Into the pages of a call: `at` of its bytes are there, then `pad` bytes are skipped.
+    Data { read: ReadOk, at: usize, pad: usize },
+    /// Nowhere.
+    Skip,
+}
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    reader: RecordReader,
+    place: Place,
+    /// The call this record answers, once that is known.
+    call: Option<usize>,
+    head: Box<[u8]>,
+    head_len: usize,
+    stage: [u8; STAGE_BYTES],
+    scratch: Box<[u8]>,
+}
+
+/// Which buffer the transport is shown, and how much of it.
+enum Shown {
+    Stage(usize),
+    Page { call: usize, at: usize, len: usize },
+    Scratch(usize),
+}
+
+impl Receiver {
+    pub(super) fn new() -> Receiver {
+        Receiver {
+            reader: RecordReader::new(RECORD_MAX),
+            place: Place::Head { need: READ_PREFIX },
+            call: None,
+            head: vec![0; REPLY_HEAD_MAX].into(),
+            head_len: 0,
+            stage: [0; STAGE_BYTES],
+            scratch: vec![0; PAGE_SIZE].into(),
+        }
+    }
+
+    /// The stream begins anew.
+    pub(super) fn reset(&mut self) {
+        self.reader.reset();
+        self.next_record();
+    }
+
+    fn next_record(&mut self) {
+        self.place = Place::Head { need: READ_PREFIX };
+        self.call = None;
+        self.head_len = 0;
+    }
+
+    /// Call `i` has ended: what still comes for it goes nowhere.
+    pub(super) fn forget(&mut self, i: usize) {
+        if self.call == Some(i) {
+            self.call = None;
+            self.place = Place::Skip;
+        }
+    }
+
+    /// Whether the reply to call `i` is being received.
+    pub(super) fn is_for(&self, i: usize) -> bool {
+        self.call == Some(i)
+    }
+
+    fn shown(&self) -> Shown {
+        match (self.reader.next(), self.place, self.call) {
+            (RecordNext::Body(left), Place::Data { read, at, .. }, Some(call))
+                if at < read.count as usize =>
+            {
+                Shown::Page { call, at, len: left.min(read.count as usize - at) }
+            }
+            (RecordNext::Body(left), Place::Skip, _) => Shown::Scratch(left.min(PAGE_SIZE)),
+            (RecordNext::Body(left), Place::Head { need }, _) => {
+                Shown::Stage(left.min(need.saturating_sub(self.head_len)).clamp(1, STAGE_BYTES))
+            }
+            (RecordNext::Body(left), Place::Data { pad, .. }, _) => {
+                Shown::Stage(left.min(pad).clamp(1, STAGE_BYTES))
+            }
+            // With the mark of a new record comes the least it can hold: one buffer less to fill.
+            (RecordNext::Mark(missing), ..) if self.reader.is_fresh() => {
+                Shown::Stage(missing + READ_PREFIX)
+            }
+            (RecordNext::Mark(missing), ..) => Shown::Stage(missing),
+            (RecordNext::End, ..) => Shown::Stage(MARK_BYTES),
+        }
+    }
+}
+
+/// How many bytes of a READ's reply are needed to know where its data goes: more than `head` has, or
+/// `None` if `head` is enough. `usize::MAX`: the whole record, as no data will come.
+fn read_needs(head: &[u8]) -> Option<usize> {
+    let word = |at: usize| {
+        let bytes = head.get(at..at.checked_add(4)?)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    };
+    let need = |len: usize| (head.len() < len).then_some(len);
+    let Some(verifier_len) = word(16) else { return Some(READ_PREFIX) };
+    if word(8) != Some(0) || verifier_len > AUTH_BYTES_MAX {
+        return Some(usize::MAX);
+    }
+    let at = 20 + verifier_len as usize + padding(verifier_len as usize);
+    // accept_stat, status, attributes_follow
+    if let Some(len) = need(at + 12) {
+        return Some(len);
+    }
+    if word(at) != Some(0) || word(at + 4) != Some(0) {
+        return Some(usize::MAX);
+    }
+    let attrs = if word(at + 8) == Some(0) { 0 } else { FATTR_BYTES };
+    // count, eof, length
+    need(at + 12 + attrs + 12)
+}
+
+impl NfsBackend {
+    pub(super) fn receive_into(&mut self) -> &mut [u8] {
+        match self.rx.shown() {
+            Shown::Stage(len) => &mut self.rx.stage[..len],
+            Shown::Scratch(len) => &mut self.rx.scratch[..len],
+            Shown::Page { call, at, len } => {
+                let call = &mut self.calls[call];
+                page_slice_mut(&mut call.pages, call.done + at, len).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The first `n` bytes of what [`Self::receive_into`] gave are there.
+    pub(super) fn receive(&mut self, now: Time, n: usize) {
+        let result = match self.rx.shown() {
+            Shown::Stage(len) => {
+                assert!(n <= len, "more bytes received than were asked for");
+                let stage = self.rx.stage;
+                self.consume(now, &stage[..n])
+            }
+            Shown::Scratch(len) | Shown::Page { len, .. } => {
+                assert!(n <= len, "more bytes received than were asked for");
+                self.advance(now, n)
+            }
+        };
+        if let Err(what) = result {
+            let about = self.rx.call;
+            self.handle_garbage(now, about, what);
+        }
+    }
+
+    fn consume(&mut self, now: Time, mut bytes: &[u8]) -> Result<(), Garbage> {
+        while !bytes.is_empty() && self.conn == super::Conn::Open {
+            let n = match self.rx.reader.next() {
+                RecordNext::Mark(_) => {
+                    let n = self.rx.reader.push_mark(bytes).map_err(|e| e.what())?;
+                    self.end_if_whole(now)?;
+                    n
+                }
+                RecordNext::Body(left) => {
+                    let n = self.put(&bytes[..left.min(bytes.len())])?;
+                    self.advance(now, n)?;
+                    n
+                }
+                RecordNext::End => return Err("a record that does not end"),
+            };
+            if n == 0 {
+                return Err("a record without progress");
+            }
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Copies bytes that arrived in the stage to where they belong; says how many were taken.
+    fn put(&mut self, bytes: &[u8]) -> Result<usize, Garbage> {
+        match self.rx.place {
+            Place::Skip => Ok(bytes.len()),
+            Place::Head { need } => {
+                let (at, room) = (self.rx.head_len, REPLY_HEAD_MAX - self.rx.head_len);
+                let n = bytes.len().min(need.saturating_sub(at));
+                if n > room {
+                    return Err("a reply that is too long");
+                }
+                self.rx.head[at..at + n].copy_from_slice(&bytes[..n]);
+                Ok(n)
+            }
+            Place::Data { read, at, pad } => {
+                let left = read.count as usize - at;
+                if left == 0 {
+                    return if pad == 0 {
+                        Err("bytes after the data of a READ")
+                    } else {
+                        Ok(bytes.len().min(pad))
+                    };
+                }
+                let Some(i) = self.rx.call else { return Ok(bytes.len()) };
+                let call = &mut self.calls[i];
+                let limit = left.min(bytes.len());
+                let Some(page) = page_slice_mut(&mut call.pages, call.done + at, limit) else {
+                    return Err("more data than pages");
+                };
+                let n = page.len();
+                page.copy_from_slice(&bytes[..n]);
+                Ok(n)
+            }
+        }
+    }
+
+    /// `n` bytes of the record are where they belong.
+    fn advance(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
+        self.rx.reader.advance(n);
+        match &mut self.rx.place {
+            Place::Skip => {}
+            Place::Head { need } => {
+                self.rx.head_len += n;
+                if self.rx.head_len >= *need {
+                    self.route()?;
+                }
+            }
+            Place::Data { read, at, pad } => {
+                if *at < read.count as usize {
+                    *at += n;
+                } else {
+                    *pad -= n;
+                }
+            }
+        }
+        self.end_if_whole(now)
+    }
+
+    /// Enough of the head has come to find out whose reply this is, and where its data goes.
+    fn route(&mut self) -> Result<(), Garbage> {
+        let head = &self.rx.head[..self.rx.head_len];
+        if self.rx.call.is_none() {
+            let mut dec = Decoder::new(head);
+            let xid = dec.u32().map_err(garbage)?;
+            let Some(i) = self.xids.find(xid) else {
+                self.stats.unknown_xids += 1;
+                self.rx.place = Place::Skip;
+                return Ok(());
+            };
+            let half_sent = self.is_half_sent(i);
+            match self.calls[i].state {
+                CallState::Sent { .. } => {}
+                CallState::Queued if self.calls[i].sends > 0 && !half_sent => {
+                    // The answer came before the repetition: that is not needed any more.
+                    self.unqueue(i);
+                    self.calls[i].state = CallState::Sent { at: self.received_at };
+                    let due = self.received_at + self.patience(&self.calls[i]);
+                    self.arm(due);
+                }
+                _ => {
+                    self.stats.early_replies += 1;
+                    self.rx.place = Place::Skip;
+                    return Ok(());
+                }
+            }
+            self.rx.call = Some(i);
+        }
+        let Some(i) = self.rx.call else { return Ok(()) };
+        if self.calls[i].verb != Verb::Read {
+            self.rx.place = Place::Head { need: usize::MAX };
+            return Ok(());
+        }
+        let head = &self.rx.head[..self.rx.head_len];
+        match read_needs(head) {
+            Some(need) if need <= REPLY_HEAD_MAX || need == usize::MAX => {
+                self.rx.place = Place::Head { need };
+            }
+            Some(_) => return Err("a reply that is too long"),
+            None => {
+                let mut dec = Decoder::new(head);
+                let (_, stat) = rpc::decode_reply(&mut dec).map_err(garbage)?;
+                debug_assert_eq!(stat, ReplyStat::Accepted(AcceptStat::Success));
+                let max = self.calls[i].want as u32;
+                let Ok(read) = ReadOk::decode(&mut dec, max).map_err(garbage)? else {
+                    return Err("a READ that failed and did not");
+                };
+                dec.end().map_err(garbage)?;
+                let pad = padding(read.count as usize);
+                self.rx.place = Place::Data { read, at: 0, pad };
+            }
+        }
+        Ok(())
+    }
+
+    fn end_if_whole(&mut self, now: Time) -> Result<(), Garbage> {
+        if self.rx.reader.next() != RecordNext::End {
+            return Ok(());
+        }
+        if matches!(self.rx.place, Place::Head { .. }) && self.rx.call.is_none() {
+            self.route()?;
+        }
+        let (place, call) = (self.rx.place, self.rx.call);
+        let head_len = self.rx.head_len;
+        match (place, call) {
+            (Place::Head { .. }, Some(i)) => {
+                if self.calls[i].verb == Verb::Read {
+                    self.read_without_data(i, head_len)?;
+                }
+                let head = std::mem::take(&mut self.rx.head);
+                let result = self.handle_reply(now, i, &head[..head_len]);
+                self.rx.head = head;
+                result?;
+            }
+            (Place::Data { read, at, pad }, Some(i)) => {
+                if at < read.count as usize || pad > 0 {
+                    return Err("a READ with less data than it says");
+                }
+                self.handle_read(now, i, read);
+            }
+            _ => {}
+        }
+        self.rx.reader.reset();
+        self.rx.next_record();
+        Ok(())
+    }
+
+    /// A READ's record ended in its head: it must have failed.
+    fn read_without_data(&self, i: usize, head_len: usize) -> Result<(), Garbage> {
+        let mut dec = Decoder::new(&self.rx.head[..head_len]);
+        let (_, stat) = rpc::decode_reply(&mut dec).map_err(garbage)?;
+        if stat == ReplyStat::Accepted(AcceptStat::Success)
+            && ReadOk::decode(&mut dec, self.calls[i].want as u32).map_err(garbage)?.is_ok()
+        {
+            return Err("a READ without its data");
+        }
+        Ok(())
+    }
+}

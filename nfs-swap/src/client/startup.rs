@@ -1,0 +1,339 @@
+//! The control calls: from nothing to the handle, the size and the limits of the swap file; and to a
+//! new handle when the old one is stale.
+//!
+//! One control call is outstanding at a time. Like any other it is repeated, with its xid, when the
+//! connection is lost; so a CREATE may be executed twice, which is why it is an UNCHECKED one.
+
+use std::ops::Range;
+
+use netswap_net::Action;
+use netswap_reserve::{PAGE_SIZE, Time};
+use netswap_swap::{BackendState, StoreError};
+
+use super::calls::{Garbage, encode_message, garbage};
+use super::{CallState, NfsBackend, Target};
+use crate::mount;
+use crate::proto::{
+    self, CreateOk, FileHandle, FsInfoOk, LookupOk, NF3REG, Nfsstat3, Sattr3, procs,
+};
+use crate::rpc;
+use crate::xdr::Decoder;
+
+/// What the control call does, or does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Null,
+    Mnt,
+    Lookup,
+    Create,
+    SetSize,
+    FsInfo,
+    GetAttr,
+    Commit,
+    /// Nothing to do.
+    Idle,
+}
+
+/// Permission bits of a file that is created: pages of memory are nobody else's business.
+const MODE: u32 = 0o600;
+
+/// The names of a path, as ranges of it.
+pub(super) fn components(path: &str) -> Box<[Range<usize>]> {
+    let mut start = 0;
+    let mut names = Vec::new();
+    for name in path.split('/') {
+        if !name.is_empty() {
+            names.push(start..start + name.len());
+        }
+        start += name.len() + 1;
+    }
+    names.into()
+}
+
+impl NfsBackend {
+    /// Encodes and queues the call of the current step.
+    pub(super) fn begin_step(&mut self, now: Time) {
+        let i = self.control();
+        let xid = self.xids.assign(i);
+        let procedure = match self.step {
+            Step::Null => (proto::PROGRAM, proto::VERSION, procs::NULL),
+            Step::Mnt => (mount::PROGRAM, mount::VERSION, mount::procs::MNT),
+            Step::Lookup => (proto::PROGRAM, proto::VERSION, procs::LOOKUP),
+            Step::Create => (proto::PROGRAM, proto::VERSION, procs::CREATE),
+            Step::SetSize => (proto::PROGRAM, proto::VERSION, procs::SETATTR),
+            Step::FsInfo => (proto::PROGRAM, proto::VERSION, procs::FSINFO),
+            Step::GetAttr => (proto::PROGRAM, proto::VERSION, procs::GETATTR),
+            Step::Commit => (proto::PROGRAM, proto::VERSION, procs::COMMIT),
+            Step::Idle => return,
+        };
+        let head = self.head_range(i);
+        let (step, auth, config) = (self.step, &self.auth, &self.config);
+        let (root, dir, file) = (self.root, self.dir, self.file);
+        let name = config.path[self.components[self.component].clone()].as_bytes();
+        let size = config.create_bytes;
+        let head_len = encode_message(&mut self.heads[head], 0, |out| {
+            rpc::encode_call(out, xid, procedure, auth)?;
+            match step {
+                Step::Null | Step::Idle => Ok(()),
+                Step::Mnt => out.opaque(config.export.as_bytes()),
+                Step::Lookup => {
+                    dir.encode(out)?;
+                    out.opaque(name)
+                }
+                Step::Create => {
+                    dir.encode(out)?;
+                    out.opaque(name)?;
+                    // UNCHECKED
+                    out.u32(0)?;
+                    Sattr3 { mode: Some(MODE), ..Sattr3::default() }.encode(out)
+                }
+                Step::SetSize => {
+                    file.encode(out)?;
+                    Sattr3 { size, ..Sattr3::default() }.encode(out)?;
+                    out.bool(false)
+                }
+                Step::FsInfo => root.encode(out),
+                Step::GetAttr => file.encode(out),
+                Step::Commit => {
+                    file.encode(out)?;
+                    // Offset and count 0: the whole file.
+                    out.u64(0)?;
+                    out.u32(0)
+                }
+            }
+        });
+        let call = &mut self.calls[i];
+        call.head_len = head_len;
+        call.sends = 0;
+        call.timeouts = 0;
+        call.deadline = Time::MAX;
+        self.enqueue(now, i);
+    }
+
+    fn go_to(&mut self, now: Time, step: Step) {
+        self.calls[self.control()].jukebox = 0;
+        self.step = step;
+        self.begin_step(now);
+    }
+
+    fn control_done(&mut self) {
+        let i = self.control();
+        self.good_reply(i);
+        self.xids.release(i);
+        self.calls[i].state = CallState::Free;
+    }
+
+    /// The result of the control call.
+    pub(super) fn handle_control(
+        &mut self,
+        now: Time,
+        mut dec: Decoder<'_>,
+    ) -> Result<(), Garbage> {
+        let dec = &mut dec;
+        // Everything is decoded to its end before anything changes.
+        let status = match self.step {
+            Step::Idle => return Err("a reply to no call"),
+            Step::Null => {
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                let mounted = self.root != FileHandle::EMPTY;
+                if mounted {
+                    self.start_lookup(now);
+                } else {
+                    self.go_to(now, Step::Mnt);
+                }
+                return Ok(());
+            }
+            Step::Mnt => {
+                let mounted = mount::decode_mnt(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                mounted.map(|root| {
+                    self.root = root;
+                    if self.target == Target::Mount {
+                        self.step = Step::Null;
+                        self.switch_to(Target::Nfs);
+                    } else {
+                        self.start_lookup(now);
+                    }
+                })
+            }
+            Step::Lookup => {
+                let found = LookupOk::decode(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                let last = self.component + 1 == self.components.len();
+                match found {
+                    Ok(found) if last => {
+                        self.file = found.object;
+                        let next = if self.remount { Step::GetAttr } else { Step::FsInfo };
+                        self.go_to(now, next);
+                        Ok(())
+                    }
+                    Ok(found) => {
+                        self.dir = found.object;
+                        self.component += 1;
+                        self.go_to(now, Step::Lookup);
+                        Ok(())
+                    }
+                    Err(Nfsstat3::NoEnt)
+                        if last && !self.remount && self.config.create_bytes.is_some() =>
+                    {
+                        self.go_to(now, Step::Create);
+                        Ok(())
+                    }
+                    Err(status) => Err(status),
+                }
+            }
+            Step::Create => {
+                let created = CreateOk::decode(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                created.map(|created| match created.object {
+                    Some(file) => {
+                        self.file = file;
+                        self.go_to(now, Step::SetSize);
+                    }
+                    None => self.go_to(now, Step::Lookup),
+                })
+            }
+            Step::SetSize => {
+                let set = proto::decode_setattr(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                set.map(|()| {
+                    self.sized = true;
+                    let next = if self.read_chunk == 0 { Step::FsInfo } else { Step::GetAttr };
+                    self.go_to(now, next);
+                })
+            }
+            Step::FsInfo => {
+                let info = FsInfoOk::decode(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                if info.is_ok_and(|info| info.rtmax == 0 || info.wtmax == 0) {
+                    return Err("an FSINFO that allows no READ or no WRITE");
+                }
+                self.control_done();
+                info.map(|info| {
+                    self.set_limits(info.rtmax, info.wtmax);
+                    self.go_to(now, Step::GetAttr);
+                })
+            }
+            Step::GetAttr => {
+                let attrs = proto::decode_getattr(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                match attrs {
+                    Ok(attrs) if attrs.ftype != NF3REG => Err(Nfsstat3::Inval),
+                    Ok(attrs) => {
+                        self.sized_up(now, attrs.size);
+                        Ok(())
+                    }
+                    Err(status) => Err(status),
+                }
+            }
+            Step::Commit => {
+                let commit = proto::decode_commit(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                commit.map(|verifier| {
+                    self.see_verifier(verifier);
+                    self.step = Step::Idle;
+                    self.state = BackendState::Ready { slots: self.slots };
+                })
+            }
+        };
+        match status {
+            Ok(()) => {}
+            Err(Nfsstat3::Jukebox) => {
+                let i = self.control();
+                self.back_off(now, i);
+            }
+            Err(Nfsstat3::NoSpc | Nfsstat3::DQuot) => self.control_failed(now, StoreError::NoSpace),
+            Err(status) => self.control_failed(now, StoreError::Refused { code: status as u32 }),
+        }
+        Ok(())
+    }
+
+    fn start_lookup(&mut self, now: Time) {
+        self.component = 0;
+        self.dir = self.root;
+        self.go_to(now, Step::Lookup);
+    }
+
+    /// The file's size is known.
+    fn sized_up(&mut self, now: Time, size: u64) {
+        if size == 0 && !self.sized && !self.remount && self.config.create_bytes.is_some() {
+            self.go_to(now, Step::SetSize);
+            return;
+        }
+        if self.remount {
+            self.remount = false;
+            self.step = Step::Idle;
+            self.handle_generation = self.handle_generation.wrapping_add(1);
+            for i in 0..self.control() {
+                if self.calls[i].state == CallState::Stale {
+                    self.issue(now, i);
+                }
+            }
+            return;
+        }
+        self.slots = u32::try_from(size / PAGE_SIZE as u64).unwrap_or(u32::MAX);
+        if self.slots == 0 {
+            self.control_failed(now, StoreError::OutOfRange { slot: 0 });
+        } else {
+            self.go_to(now, Step::Commit);
+        }
+    }
+
+    /// A handle is stale: fetches a new one, unless that is being done.
+    pub(super) fn start_remount(&mut self, now: Time) {
+        if self.remount {
+            return;
+        }
+        self.remount = true;
+        self.stats.remounts += 1;
+        self.root = FileHandle::EMPTY;
+        if self.config.mount.is_some() {
+            self.step = Step::Mnt;
+            self.switch_to(Target::Mount);
+        } else {
+            self.go_to(now, Step::Mnt);
+        }
+    }
+
+    /// What the control call was for cannot be done.
+    pub(super) fn control_failed(&mut self, now: Time, error: StoreError) {
+        let i = self.control();
+        if self.remount {
+            // The file is not to be had any more; those who waited for it learn that it is stale.
+            if self.calls[i].state == CallState::Queued {
+                self.unqueue(i);
+            }
+            self.rx.forget(i);
+            self.xids.release(i);
+            self.calls[i].state = CallState::Free;
+            self.remount = false;
+            self.step = Step::Idle;
+            for i in 0..self.control() {
+                if self.calls[i].state == CallState::Stale {
+                    let code = Nfsstat3::Stale as u32;
+                    self.finish(now, i, Err(StoreError::Refused { code }));
+                }
+            }
+            if self.target == Target::Mount {
+                self.switch_to(Target::Nfs);
+            }
+        } else {
+            self.end(now, BackendState::Failed(error), error);
+        }
+    }
+
+    /// Closes the connection to open one to the other service.
+    fn switch_to(&mut self, target: Target) {
+        self.target = target;
+        self.switching = true;
+        let half_sent = self.sent_front > 0;
+        self.drop_connection(if half_sent { Action::Abort } else { Action::Close });
+    }
+}

@@ -1,0 +1,268 @@
+//! The session: connecting, sending, and everything that happens by time.
+//!
+//! # Repeating a call
+//! TCP loses nothing, so an unanswered call has three causes: the server is slow, it lost the call
+//! (or answered it with an xid that is not ours), or the connection is dead. The first time a call
+//! times out while other bytes still arrive, it alone is sent again on the same connection, with the
+//! same xid: a reconnect would send *every* outstanding call again, and each slot of a repeated WRITE
+//! must be quarantined by its owner. The second time, or when nothing has arrived since it was sent,
+//! the connection is given up: all calls are repeated on a new one from the same source port, which is
+//! what a server's duplicate request cache knows us by.
+
+use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_reserve::{Span, Time};
+use netswap_swap::{BackendState, StoreError};
+
+use super::startup::Step;
+use super::{CallState, Conn, NfsBackend, Target};
+
+impl NfsBackend {
+    /// Something is due at `at`.
+    pub(super) fn arm(&mut self, at: Time) {
+        self.next_deadline = self.next_deadline.min(at);
+    }
+
+    /// Gives up the connection by `action`, if there is one. The calls on it wait for the next.
+    pub(super) fn drop_connection(&mut self, action: Action) {
+        match self.conn {
+            Conn::Down { .. } | Conn::Closing => {}
+            Conn::Connecting { .. } => {
+                self.conn = Conn::Closing;
+                self.action = Some(Action::Abort);
+            }
+            Conn::Open => {
+                self.conn = Conn::Closing;
+                self.action = Some(action);
+            }
+        }
+        self.detach();
+    }
+
+    fn detach(&mut self) {
+        for call in &mut self.calls {
+            if matches!(call.state, CallState::Queued | CallState::Sent { .. }) {
+                call.state = CallState::Pending;
+            }
+        }
+        self.sendq.clear();
+        self.sent_front = 0;
+        self.rx.reset();
+    }
+
+    /// Does what is due. Cheap if nothing is.
+    pub(super) fn tick(&mut self, now: Time) {
+        if now < self.next_deadline {
+            return;
+        }
+        for i in 0..self.control() {
+            if self.calls[i].is_active() && self.calls[i].deadline <= now {
+                if self.is_half_sent(i) {
+                    self.drop_connection(Action::Abort);
+                }
+                self.finish(now, i, Err(StoreError::TimedOut));
+            }
+        }
+        match self.conn {
+            Conn::Connecting { since } if since + self.config.request_timeout <= now => {
+                self.drop_connection(Action::Abort);
+            }
+            Conn::Open if self.is_stalled(now) => self.drop_connection(Action::Abort),
+            _ => {}
+        }
+        for i in 0..self.calls.len() {
+            match self.calls[i].state {
+                CallState::Backoff { until } if until <= now => {
+                    if i == self.control() {
+                        self.begin_step(now);
+                    } else {
+                        self.issue(now, i);
+                    }
+                }
+                CallState::Sent { at } if at + self.patience(&self.calls[i]) <= now => {
+                    self.handle_silence(now, i, at);
+                }
+                _ => {}
+            }
+        }
+        self.rearm();
+    }
+
+    /// The transport has had something to take for a long time, and no byte went either way.
+    fn is_stalled(&self, now: Time) -> bool {
+        !self.sendq.is_empty() && self.progress_at + self.config.request_timeout <= now
+    }
+
+    fn handle_silence(&mut self, now: Time, i: usize, sent_at: Time) {
+        let alive = self.received_at > sent_at;
+        if self.rx.is_for(i) && alive {
+            // Its reply is on the way in.
+            self.calls[i].state = CallState::Sent { at: self.received_at };
+            return;
+        }
+        self.calls[i].timeouts += 1;
+        if alive && self.calls[i].timeouts % 2 == 1 {
+            self.enqueue(now, i);
+        } else {
+            tracing::info!(server = %self.config.label, xid = self.xids.xid(i), "no answer, reconnecting");
+            self.drop_connection(Action::Abort);
+        }
+    }
+
+    fn rearm(&mut self) {
+        let timeout = self.config.request_timeout;
+        let mut next = match self.conn {
+            Conn::Down { retry_at } if self.wants_connection() => retry_at,
+            Conn::Connecting { since } => since + timeout,
+            Conn::Open if !self.sendq.is_empty() => self.progress_at + timeout,
+            _ => Time::MAX,
+        };
+        for call in &self.calls {
+            if !call.is_active() {
+                continue;
+            }
+            next = next.min(call.deadline);
+            match call.state {
+                CallState::Backoff { until } => next = next.min(until),
+                CallState::Sent { at } => next = next.min(at + self.patience(call)),
+                _ => {}
+            }
+        }
+        self.next_deadline = next;
+    }
+
+    fn wants_connection(&self) -> bool {
+        matches!(self.state, BackendState::Starting | BackendState::Ready { .. })
+    }
+}
+
+impl Session for NfsBackend {
+    fn handle_connected(&mut self, now: Time) {
+        if !matches!(self.conn, Conn::Connecting { .. }) {
+            return;
+        }
+        self.conn = Conn::Open;
+        self.stats.connections += 1;
+        self.last_target = Some(self.target);
+        self.progress_at = now;
+        self.received_at = now;
+        let control = self.control();
+        if self.calls[control].state == CallState::Pending {
+            self.enqueue(now, control);
+        } else if self.step != Step::Idle && self.calls[control].state == CallState::Free {
+            self.begin_step(now);
+        }
+        if self.target == Target::Nfs {
+            for i in 0..control {
+                if self.calls[i].state == CallState::Pending {
+                    self.enqueue(now, i);
+                }
+            }
+        }
+    }
+
+    fn handle_disconnected(&mut self, now: Time, why: Disconnect) {
+        if !self.switching {
+            tracing::debug!(server = %self.config.label, %why, "disconnected");
+        }
+        self.detach();
+        self.action = None;
+        let wait = if std::mem::take(&mut self.switching) { Span::ZERO } else { self.backoff };
+        if wait > Span::ZERO {
+            self.backoff = (self.backoff * 2).min(self.config.reconnect_max);
+        }
+        self.conn = Conn::Down { retry_at: now + wait };
+        if self.wants_connection() {
+            self.arm(now + wait);
+        }
+    }
+
+    fn recv_buffer(&mut self) -> &mut [u8] {
+        if self.conn != Conn::Open {
+            return &mut [];
+        }
+        self.receive_into()
+    }
+
+    fn handle_received(&mut self, now: Time, n: usize) {
+        if n == 0 {
+            return;
+        }
+        assert!(self.conn == Conn::Open, "bytes received without a buffer");
+        self.progress_at = now;
+        self.received_at = now;
+        self.receive(now, n);
+    }
+
+    fn poll_send<'a>(&'a mut self, _now: Time, out: &mut SendVec<'a>) {
+        let this: &'a NfsBackend = self;
+        if this.conn != Conn::Open {
+            return;
+        }
+        let mut skip = this.sent_front;
+        for place in &this.sendq {
+            if !this.message(usize::from(*place)).push_from(skip, out) {
+                break;
+            }
+            skip = 0;
+        }
+    }
+
+    fn handle_sent(&mut self, now: Time, n: usize) {
+        if n == 0 {
+            return;
+        }
+        self.progress_at = now;
+        let mut left = n;
+        while left > 0 {
+            let place = *self.sendq.front().expect("more bytes taken than were shown");
+            let i = usize::from(place);
+            let rest = self.message(i).len() - self.sent_front;
+            if left < rest {
+                self.sent_front += left;
+                break;
+            }
+            left -= rest;
+            self.sent_front = 0;
+            self.sendq.pop_front();
+            self.stats.calls += 1;
+            let call = &mut self.calls[i];
+            call.state = CallState::Sent { at: now };
+            call.sends += 1;
+            if call.sends > 1 {
+                // Only a whole record can be executed, so a call that was cut off while it was
+                // being sent for the first time does not count.
+                call.replayed = true;
+                self.stats.retransmissions += 1;
+            }
+            let due = now + self.patience(&self.calls[i]);
+            self.arm(due);
+        }
+    }
+
+    fn poll_action(&mut self, now: Time) -> Option<Action> {
+        if let Some(action) = self.action.take() {
+            return Some(action);
+        }
+        match self.conn {
+            Conn::Down { retry_at } if retry_at <= now && self.wants_connection() => {
+                self.conn = Conn::Connecting { since: now };
+                self.arm(now + self.config.request_timeout);
+                let remote = match (self.target, self.config.mount) {
+                    (Target::Mount, Some(mount)) => mount,
+                    _ => self.config.server,
+                };
+                let same_port = self.last_target == Some(self.target);
+                Some(Action::Connect { remote, same_port })
+            }
+            _ => None,
+        }
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        netswap_swap::SwapBackend::poll_deadline(self)
+    }
+
+    fn handle_deadline(&mut self, now: Time) {
+        self.tick(now);
+    }
+}

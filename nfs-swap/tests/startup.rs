@@ -1,0 +1,149 @@
+//! Goal: from nothing to a backend that is ready, whatever the server has there.
+//! Method: a client and a server joined by the pump; each test sets up another beginning.
+
+mod common;
+
+use common::{SLOTS, World, config, server};
+use netswap_net::{Action, Disconnect};
+use netswap_nfs::{NfsServerConfig, ServerFaults};
+use netswap_reserve::Span;
+use netswap_swap::{BackendState, Disk, MemDisk, Op, StoreError, SubmitError, SwapBackend};
+
+#[test]
+fn a_file_that_is_there_gives_its_size() {
+    let mut w = World::new(config(), NfsServerConfig::default(), 1);
+    assert_eq!(w.start(), SLOTS);
+    assert_eq!(w.client.limits().batch_pages, 16);
+    assert_eq!(w.client.verifier(), Some(1u64.to_be_bytes()));
+    assert_eq!(w.client.stats().connections, 1);
+}
+
+#[test]
+fn a_file_that_is_absent_is_created_with_its_length() {
+    let mut config = config();
+    config.create_bytes = Some(1 << 20);
+    let mut server = server(NfsServerConfig::default());
+    server.add_spare(MemDisk::new(0));
+    let mut w = World::with(config, server, 2);
+    w.chunk = 7;
+    assert_eq!(w.start(), 256);
+    assert_eq!(w.server.disk_mut("area0").unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn a_file_that_was_created_but_not_sized_is_sized_and_one_with_data_is_left_alone() {
+    for (len, slots) in [(0, 512), (8192, 2)] {
+        let mut config = config();
+        config.create_bytes = Some(2 << 20);
+        let mut server = server(NfsServerConfig::default());
+        server.add_file("area0", MemDisk::new(len));
+        let mut w = World::with(config, server, 2);
+        assert_eq!(w.start(), slots);
+    }
+}
+
+#[test]
+fn what_cannot_be_had_is_a_typed_failure() {
+    let failure = |config, server| {
+        let mut w = World::with(config, server, 3);
+        w.run(10_000, |w| w.client.state() != BackendState::Starting);
+        let request = netswap_swap::Request {
+            id: netswap_swap::RequestId(1),
+            op: Op::Read,
+            first: netswap_swap::Slot(0),
+            pages: w.pages(1),
+            deadline: None,
+        };
+        assert!(matches!(w.client.submit(w.now, request), Err(SubmitError::NotReady(_))));
+        match w.client.state() {
+            BackendState::Failed(error) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    let noent = StoreError::Refused { code: 2 };
+    assert_eq!(failure(config(), server(NfsServerConfig::default())), noent, "no such file");
+    let mut other = config();
+    other.export = "/other".into();
+    assert_eq!(failure(other, server(NfsServerConfig::default())), noent, "no such export");
+    let mut big = config();
+    big.create_bytes = Some(1 << 40);
+    let mut with_spare = server(NfsServerConfig::default());
+    with_spare.add_spare(MemDisk::new(0));
+    assert_eq!(failure(big, with_spare), StoreError::Refused { code: 27 }, "too large");
+    let mut full = config();
+    full.create_bytes = Some(1 << 20);
+    assert_eq!(failure(full, server(NfsServerConfig::default())), StoreError::NoSpace);
+    let mut tiny = server(NfsServerConfig::default());
+    tiny.add_file("area0", MemDisk::new(4095));
+    assert_eq!(failure(config(), tiny), StoreError::OutOfRange { slot: 0 });
+    let mut below = config();
+    below.path = "area0/inner".into();
+    let mut with_file = server(NfsServerConfig::default());
+    with_file.add_file("area0", MemDisk::new(8192));
+    assert_eq!(failure(below, with_file), StoreError::Refused { code: 20 }, "not a directory");
+    let mut no_name = config();
+    no_name.path = "//".into();
+    assert_eq!(
+        failure(no_name, server(NfsServerConfig::default())),
+        StoreError::Refused { code: 63 }
+    );
+}
+
+#[test]
+fn mount_on_a_port_of_its_own_is_asked_first() {
+    let mut config = config();
+    config.mount = Some("10.0.0.2:20048".parse().unwrap());
+    let (nfs, mount) = (config.server, config.mount.unwrap());
+    let mut w = World::new(config, NfsServerConfig::default(), 4);
+    assert_eq!(w.start(), SLOTS);
+    w.cut(Disconnect::Reset);
+    w.run(100, |w| w.connected);
+    let connect = |remote, same_port| Action::Connect { remote, same_port };
+    assert_eq!(w.connects, [connect(mount, false), connect(nfs, false), connect(nfs, true)]);
+}
+
+#[test]
+fn a_server_that_is_not_there_yet_is_tried_again_with_growing_waits() {
+    let mut w = World::new(config(), NfsServerConfig::default(), 5);
+    w.refuse = true;
+    for _ in 0..40 {
+        w.turn();
+    }
+    let (tries, waited) = (w.connects.len(), w.now);
+    assert!(tries > 5 && waited.since(netswap_reserve::Time::ZERO) > Span::from_secs(1));
+    w.refuse = false;
+    assert_eq!(w.start(), SLOTS);
+}
+
+#[test]
+fn a_connection_that_breaks_at_any_byte_of_the_startup_is_made_again() {
+    for cut_after in 0..400 {
+        let mut config = config();
+        config.create_bytes = Some(1 << 20);
+        let mut server = server(NfsServerConfig::default());
+        server.add_spare(MemDisk::new(0));
+        let mut w = World::with(config, server, cut_after);
+        w.chunk = 9;
+        for _ in 0..cut_after {
+            w.turn();
+        }
+        w.cut(Disconnect::Reset);
+        assert_eq!(w.start(), 256);
+    }
+}
+
+#[test]
+fn a_server_that_asks_for_patience_or_answers_late_and_twice_is_started_with() {
+    let faults = ServerFaults {
+        jukebox_ppm: 300_000,
+        late_ppm: 200_000,
+        late_by: Span::from_millis(1500),
+        twice_ppm: 300_000,
+        ..ServerFaults::default()
+    };
+    for seed in 0..50 {
+        let mut w =
+            World::new(config(), NfsServerConfig { faults, seed, ..Default::default() }, seed);
+        assert_eq!(w.start(), SLOTS);
+    }
+}
