@@ -46,6 +46,8 @@ struct Edge {
     to: usize,
     phrase: String,
     detail: String,
+    /// Counts in the analysis, but is told only in a cycle that cannot be told without it.
+    aside: bool,
 }
 
 /// Who waits for what. See the module for what the analysis means.
@@ -153,12 +155,24 @@ impl WaitGraph {
         phrase: impl Into<String>,
         detail: impl Into<String>,
     ) {
+        self.push_edge(from, to, phrase.into(), detail.into(), false);
+    }
+
+    /// As [`WaitGraph::edge`], for something that `from` could also get what it waits for from: it
+    /// counts in the analysis, but a cycle is told without it if there is one.
+    pub fn edge_aside(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        phrase: impl Into<String>,
+        detail: impl Into<String>,
+    ) {
+        self.push_edge(from, to, phrase.into(), detail.into(), true);
+    }
+
+    fn push_edge(&mut self, from: NodeId, to: NodeId, phrase: String, detail: String, aside: bool) {
         assert!(to.0 < self.nodes.len(), "both ends of an edge are nodes of this graph");
-        self.nodes[from.0].edges.push(Edge {
-            to: to.0,
-            phrase: phrase.into(),
-            detail: detail.into(),
-        });
+        self.nodes[from.0].edges.push(Edge { to: to.0, phrase, detail, aside });
     }
 
     /// Names the protection whose absence the state of this node shows.
@@ -175,8 +189,9 @@ impl WaitGraph {
         if moves.iter().all(|&m| m) {
             return Verdict::Moves;
         }
-        let knots = self.knots(&moves);
-        match self.shortest_cycle(&knots) {
+        let told = self.shortest_cycle(&self.knots(&moves, false), false);
+        let knots = self.knots(&moves, true);
+        match told.or_else(|| self.shortest_cycle(&knots, true)) {
             Some(nodes) => Verdict::Deadlock(self.cycle(&nodes)),
             None => Verdict::NoCycle { ends: self.dead_ends(&moves, &knots) },
         }
@@ -216,8 +231,8 @@ impl WaitGraph {
 
     /// For each stuck node that is part of some cycle of stuck nodes, which group of such cycles it
     /// belongs to, named by the first node of the group: the strongly connected components (Kosaraju,
-    /// with a stack of its own).
-    fn knots(&self, moves: &[bool]) -> Vec<Option<usize>> {
+    /// with a stack of its own). Edges aside are followed only if `aside`.
+    fn knots(&self, moves: &[bool], aside: bool) -> Vec<Option<usize>> {
         let n = self.nodes.len();
         let mut finished = Vec::with_capacity(n);
         let mut seen = moves.to_vec();
@@ -234,7 +249,7 @@ impl WaitGraph {
                     continue;
                 };
                 *edge += 1;
-                if !seen[next.to] {
+                if !seen[next.to] && (aside || !next.aside) {
                     seen[next.to] = true;
                     stack.push((next.to, 0));
                 }
@@ -242,7 +257,8 @@ impl WaitGraph {
         }
         let mut reversed = vec![Vec::new(); n];
         for (from, node) in self.nodes.iter().enumerate() {
-            node.edges.iter().for_each(|e| reversed[e.to].push(from));
+            let edges = node.edges.iter().filter(|e| aside || !e.aside);
+            edges.for_each(|e| reversed[e.to].push(from));
         }
         let mut knots = vec![None; n];
         let mut seen = moves.to_vec();
@@ -262,7 +278,8 @@ impl WaitGraph {
                     }
                 }
             }
-            let loops = self.nodes[start].edges.iter().any(|e| e.to == start);
+            let mut edges = self.nodes[start].edges.iter();
+            let loops = edges.any(|e| e.to == start && (aside || !e.aside));
             if group.len() > 1 || loops {
                 let name = group.iter().copied().min();
                 group.iter().for_each(|&node| knots[node] = name);
@@ -273,11 +290,11 @@ impl WaitGraph {
 
     /// The shortest cycle of stuck nodes through a memory node; of equals, the first in the order of
     /// insertion of the memory nodes.
-    fn shortest_cycle(&self, knots: &[Option<usize>]) -> Option<Vec<usize>> {
+    fn shortest_cycle(&self, knots: &[Option<usize>], aside: bool) -> Option<Vec<usize>> {
         let mut best: Option<Vec<usize>> = None;
         let memory = (0..self.nodes.len()).filter(|&n| self.nodes[n].memory && knots[n].is_some());
         for start in memory {
-            let cycle = self.shortest_cycle_from(knots, start);
+            let cycle = self.shortest_cycle_from(knots, start, aside);
             if best.as_ref().is_none_or(|b| cycle.len() < b.len()) {
                 best = Some(cycle);
             }
@@ -286,12 +303,17 @@ impl WaitGraph {
     }
 
     /// The shortest way from `start`, which is in a knot, back to it: breadth first inside the knot.
-    fn shortest_cycle_from(&self, knots: &[Option<usize>], start: usize) -> Vec<usize> {
+    fn shortest_cycle_from(
+        &self,
+        knots: &[Option<usize>],
+        start: usize,
+        aside: bool,
+    ) -> Vec<usize> {
         let mut came_from = vec![usize::MAX; self.nodes.len()];
         let mut queue = VecDeque::from([start]);
         while let Some(at) = queue.pop_front() {
-            let inside = self.nodes[at].edges.iter().map(|e| e.to);
-            for to in inside.filter(|&to| knots[to] == knots[start]) {
+            let edges = self.nodes[at].edges.iter().filter(|e| aside || !e.aside);
+            for to in edges.map(|e| e.to).filter(|&to| knots[to] == knots[start]) {
                 if to == start {
                     let mut cycle = vec![at];
                     let mut node = at;

@@ -134,3 +134,30 @@ fn an_empty_graph_and_an_empty_node() {
     g.node("all of nothing", NodeKind::All);
     assert!(matches!(g.analyse(), Verdict::NoCycle { .. }));
 }
+
+#[test]
+fn a_cycle_is_told_without_what_stands_aside_if_it_can_be() {
+    let mut graph = WaitGraph::new();
+    let task = graph.node("task 1", NodeKind::Any);
+    let reclaim = graph.node("reclaim", NodeKind::Any);
+    let write = graph.node("WRITE", NodeKind::All);
+    let frames = graph.node("frames", NodeKind::Any);
+    graph.memory(reclaim);
+    graph.memory(frames);
+    graph.edge(task, reclaim, "waits for a frame", "");
+    graph.edge_aside(reclaim, task, "could get it from", "");
+    graph.edge(reclaim, write, "waits for it", "");
+    graph.edge(write, frames, "needs", "");
+    graph.edge(frames, task, "are held by", "");
+    let Verdict::Deadlock(cycle) = graph.analyse() else { panic!("nothing moves") };
+    assert_eq!(cycle.nodes().count(), 4, "{cycle}");
+
+    // Without the long way round, the short one is told.
+    let mut graph = WaitGraph::new();
+    let task = graph.node("task 1", NodeKind::Any);
+    let reclaim = graph.node("reclaim", NodeKind::Any);
+    graph.memory(reclaim);
+    graph.edge(task, reclaim, "waits for a frame", "");
+    graph.edge_aside(reclaim, task, "could get it from", "");
+    assert!(matches!(graph.analyse(), Verdict::Deadlock(_)));
+}

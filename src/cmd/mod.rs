@@ -1,0 +1,80 @@
+//! The command line: subcommands, and what they share.
+//!
+//! Exit codes: 0 all went as it should; 1 a run did not; 2 the command line, a scenario or a trace
+//! cannot be used.
+
+mod completions;
+mod plan;
+mod sim;
+mod stress;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// All went as it should.
+const EXIT_OK: u8 = 0;
+/// A run did not end as it should.
+const EXIT_FAILED: u8 = 1;
+/// The command line, a scenario or a trace cannot be used.
+const EXIT_USAGE: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "netswap",
+    version,
+    about = "Swap over a network, without the deadlock",
+    after_help = "Exit codes: 0 all went as it should; 1 a run did not; 2 the command line, a scenario or a \
+                  trace cannot be used.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a host under memory pressure that swaps over a network, protected and not
+    Sim(sim::Args),
+    /// Run randomly drawn scenarios with all protections on, and check every page and every frame
+    Stress(stress::Args),
+    /// Print how much memory must be set aside before swapping starts, term by term
+    Plan(plan::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// A message for the user, and what the process exits with.
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn usage(message: impl ToString) -> Failure {
+        Failure { code: EXIT_USAGE, message: message.to_string() }
+    }
+}
+
+type Outcome = Result<u8, Failure>;
+
+/// Parses the command line and carries it out.
+pub(crate) fn run() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("NETSWAP_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match Cli::parse().command {
+        Command::Sim(args) => sim::run(&args),
+        Command::Stress(args) => stress::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Completions(args) => completions::run(&args),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("netswap: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Puts a world together from its scenario.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
+use std::rc::Rc;
+use std::cell::RefCell;
+
+use netswap_iscsi::{InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig};
+use netswap_net::{
+    Flood, FloodConfig, LinkConfig, MacAddr, NetReserves, SimLink, SimNic, Stack, StackConfig,
+};
+use netswap_nfs::{NfsBackend, NfsConfig, NfsServer, NfsServerConfig};
+use netswap_reserve::{
+    AllocError, FrameRun, InstalledPlan, PAGE_SIZE, PagePool, PoolConfig, ReserveId, ReservePlan, Span,
+    Time,
+};
+use netswap_swap::lackey::{self, TraceError};
+use netswap_swap::machine::{
+    ChannelId, Linear, Machine, MachineConfig, PatternDisk, Reader, TraceProgram,
+};
+use netswap_swap::{AreaOptions, Disk, MemDisk, Pager, PagerConfig, TaskId};
+use netswap_swap::signature::Header;
+
+use super::liveness::{PatternSink, PatternSource};
+use super::server::StoreServer;
+use super::store::{FarDisk, StoreClient};
+use super::{AreaLink, Flow, RunError, RunSpec, Watch, World};
+use crate::plan::{MTU, STREAM_BYTES, UNTAGGED_RX_BYTES, UNTAGGED_TX_BYTES};
+use crate::scenario::{Ablation, Scenario, Store};
+
+const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const FAR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const FAR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const FLOODER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+/// The untagged stream's port.
+const LIVENESS_PORT: u16 = 5001;
+/// The first flow's port.
+const FLOW_PORT: u16 = 7000;
+
+const EXPORT: &str = "/swap";
+const TARGET: &str = "iqn.2026-01.net.swap:store";
+const SWAP_FILE: &str = "area0";
+const TEXT_FILE: &str = "text";
+
+/// Connections that the far side takes at a time: one an area, and as many again that wait to be
+/// noticed as gone.
+const CONNECTIONS: usize = 4;
+/// The far side's own memory, in frames: it is not under pressure.
+const FAR_FRAMES: u32 = 8192;
+/// Packets that a card queues for sending.
+const TX_QUEUE: usize = 256;
+/// Pages that traced programs may map in all, and pages of text.
+const TRACE_PAGES: u32 = 1 << 20;
+const TEXT_PAGES: u32 = 1 << 18;
+
+/// Everything a world borrows: the pools, and the runs of frames set aside at start.
+pub(super) struct Memory {
+    pool: PagePool,
+    plan: InstalledPlan,
+    far_pool: PagePool,
+    tagged: Vec<(FrameRun, FrameRun)>,
+    untagged: (FrameRun, FrameRun),
+    far: Vec<(FrameRun, FrameRun)>,
+}
+
+fn pair(pool: &PagePool, rx: usize, tx: usize) -> Result<(FrameRun, FrameRun), AllocError> {
+    let frames = |bytes: usize| bytes.div_ceil(PAGE_SIZE) as u32;
+    Ok((pool.set_aside(frames(rx))?, pool.set_aside(frames(tx))?))
+}
+
+impl Memory {
+    /// Lays out the memory of host and far side.
+    pub(super) fn new(spec: &RunSpec, plan: &ReservePlan, areas: u32) -> Result<Memory, AllocError> {
+        let is_on = |a| !spec.ablate.contains(&a);
+        let pool = PagePool::new(PoolConfig {
+            reserve: is_on(Ablation::Reserve),
+            scope: is_on(Ablation::Scope),
+            ..spec.scenario.pool()
+        });
+        let far_pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(FAR_FRAMES) });
+        let tagged = (0..areas).map(|_| pair(&pool, STREAM_BYTES, STREAM_BYTES));
+        let far = (0..=CONNECTIONS).map(|_| pair(&far_pool, STREAM_BYTES, STREAM_BYTES));
+        Ok(Memory {
+            plan: plan.install(&pool),
+            tagged: tagged.collect::<Result<_, _>>()?,
+            untagged: pair(&pool, UNTAGGED_RX_BYTES, UNTAGGED_TX_BYTES)?,
+            far: far.collect::<Result<_, _>>()?,
+            pool,
+            far_pool,
+        })
+    }
+
+    pub(super) fn pool(&self) -> PagePool {
+        self.pool.clone()
+    }
+
+    /// Frames of the host's pool that live as long as this.
+    pub(super) fn set_aside_frames(&self) -> u32 {
+        let runs = self.tagged.iter().chain(std::iter::once(&self.untagged));
+        runs.map(|(rx, tx)| rx.frames() + tx.frames()).sum()
+    }
+}
+
+/// Different uses of one seed draw different numbers.
+fn subseed(seed: u64, use_: u64) -> u64 {
+    (seed ^ use_.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xd134_2543_de82_ef95)
+}
+
+fn link_config(scenario: &Scenario) -> LinkConfig {
+    let link = &scenario.link;
+    LinkConfig {
+        rate_bps: link.rate.0,
+        latency: link.latency.span(),
+        jitter: link.jitter.span(),
+        loss_ppm: link.loss.0 as u32,
+        duplicate_ppm: link.duplicate.0 as u32,
+        reorder_ppm: link.reorder.0 as u32,
+        reorder_by: link.reorder_by.span(),
+        corrupt_ppm: link.corrupt.0 as u32,
+        mtu: MTU,
+        ..LinkConfig::default()
+    }
+}
+
+/// Pages that have to be stored somewhere, and a quarter more: clusters need room to stay together.
+fn swap_pages(spec: &RunSpec) -> u32 {
+    let scenario = &spec.scenario;
+    if !spec.traces.is_empty() {
+        return TRACE_PAGES / 4;
+    }
+    let workers = scenario.workers() * scenario.pages_per_worker();
+    let readers = scenario.flood.flows * scenario.flood.reader_pages;
+    let pages = workers + readers;
+    pages + pages / 4 + 1024
+}
+
+/// The far side's disks: what `mkswap` left, and the files of traced programs.
+fn disks(spec: &RunSpec) -> (FarDisk, Option<FarDisk>) {
+    let pages = swap_pages(spec);
+    let mut disk = MemDisk::new(u64::from(pages) * PAGE_SIZE as u64);
+    let mut header = [0; PAGE_SIZE];
+    Header::new(pages).write(&mut header);
+    disk.write_at(0, &header).expect("the disk has a first page");
+    let text = (!spec.traces.is_empty()).then(|| FarDisk::Pattern(PatternDisk::new(TEXT_PAGES)));
+    (FarDisk::Memory(disk), text)
+}
+
+fn server(spec: &RunSpec, pool: &PagePool) -> StoreServer {
+    let (disk, text) = disks(spec);
+    let seed = subseed(spec.scenario.seed, 3);
+    match spec.store {
+        Store::Nfs => {
+            let config = NfsServerConfig {
+                export: EXPORT.into(),
+                seed,
+                max_connections: CONNECTIONS,
+                ..NfsServerConfig::default()
+            };
+            let mut server = NfsServer::new(config, pool).expect("the far side has memory");
+            server.add_file(SWAP_FILE, disk);
+            if let Some(text) = text {
+                server.add_file(TEXT_FILE, text);
+            }
+            StoreServer::Nfs(server)
+        }
+        Store::Iscsi => {
+            let config = TargetConfig {
+                name: TARGET.into(),
+                seed,
+                max_connections: CONNECTIONS,
+                ..TargetConfig::default()
+            };
+            let mut target = IscsiTarget::new(config, pool).expect("the far side has memory");
+            target.add_lun(0, disk, 512, false).expect("the disk is a whole number of blocks");
+            if let Some(text) = text {
+                target.add_lun(1, text, 4096, true).expect("the disk is a whole number of blocks");
+            }
+            StoreServer::Iscsi(target)
+        }
+    }
+}
+
+fn client(spec: &RunSpec, area: usize, port: u16) -> StoreClient {
+    let remote = SocketAddr::V4(SocketAddrV4::new(FAR, port));
+    let timeout = Span::from_secs(5);
+    match spec.store {
+        Store::Nfs => {
+            let path = [SWAP_FILE, TEXT_FILE][area];
+            let config = NfsConfig {
+                request_timeout: timeout,
+                first_xid: subseed(spec.scenario.seed, 4 + area as u64) as u32,
+                ..NfsConfig::new(remote, EXPORT, path)
+            };
+            StoreClient::Nfs(NfsBackend::new(config))
+        }
+        Store::Iscsi => {
+            let config = InitiatorConfig {
+                lun: area as u16,
+                isid: [0x80, 0, 0, 0, 0, area as u8],
+                request_timeout: timeout,
+                ..InitiatorConfig::new(remote, TARGET)
+            };
+            StoreClient::Iscsi(IscsiBackend::new(config))
+        }
+    }
+}
+
+fn host_stack<'b>(spec: &RunSpec, pool: &PagePool, plan: &InstalledPlan) -> Stack<'b, SimNic> {
+    let scenario = &spec.scenario;
+    let is_on = |a| !spec.ablate.contains(&a);
+    let id = |path| plan.id(path).expect("the plan has the network's reserves");
+    let config = StackConfig {
+        tag: is_on(Ablation::Tag),
+        drop: is_on(Ablation::Drop),
+        udp_socket_bytes_max: scenario.flood.socket_bytes_max.0 as usize,
+        udp_host_frames_max: scenario.host_queue_frames_max() as usize,
+        seed: subseed(scenario.seed, 1),
+        ..StackConfig::new(HOST_MAC, HOST)
+    };
+    let nic = SimNic::new(HOST_MAC, MTU, scenario.host.rx_ring as usize, TX_QUEUE);
+    let reserves = NetReserves { net: id("net"), rx: id("net.rx"), tx: id("net.tx") };
+    Stack::new(config, nic, pool.clone(), Some(reserves))
+}
+
+/// A world with its areas added but not yet on, and no tasks.
+pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
+    let scenario = &spec.scenario;
+    let Memory { pool, plan, far_pool, tagged, untagged, far } = memory;
+    let now = Time::ZERO;
+
+    let mut host = host_stack(spec, pool, plan);
+    let far_config =
+        StackConfig { seed: subseed(scenario.seed, 2), ..StackConfig::new(FAR_MAC, FAR) };
+    let far_nic = SimNic::new(FAR_MAC, MTU, 256, TX_QUEUE);
+    let mut far_stack = Stack::new(far_config, far_nic, far_pool.clone(), None);
+
+    let server = server(spec, far_pool);
+    let mut far_streams = far.iter_mut().map(|(rx, tx)| {
+        far_stack.add_stream(rx.bytes_mut(), tx.bytes_mut(), false)
+    });
+    let source_stream = far_streams.next().expect("one more than there are connections");
+    let service: Vec<_> = far_streams.collect();
+    for stream in &service {
+        far_stack.listen(*stream, server.port());
+    }
+
+    let max_tasks = scenario.workers().max(spec.traces.len() as u32) + scenario.flood.flows;
+    let max_pages = if spec.traces.is_empty() {
+        swap_pages(spec)
+    } else {
+        TRACE_PAGES + scenario.flood.flows * scenario.flood.reader_pages
+    };
+    let config = PagerConfig {
+        readahead_pages: scenario.host.readahead_pages as u8,
+        ..PagerConfig::new(max_tasks, max_pages)
+    };
+    let mut pager = Pager::new(pool.clone(), config);
+    let mut areas = Vec::new();
+    for (i, (rx, tx)) in tagged.iter_mut().enumerate() {
+        let options = AreaOptions {
+            on_failure: scenario.host.on_failure.policy(),
+            read_only: i == 1,
+            ..AreaOptions::new([SWAP_FILE, TEXT_FILE][i])
+        };
+        let area = pager.add_area(now, client(spec, i, server.port()), options);
+        areas.push(AreaLink { area, stream: host.add_stream(rx.bytes_mut(), tx.bytes_mut(), true) });
+    }
+    let (rx, tx) = untagged;
+    let sink_stream = host.add_stream(rx.bytes_mut(), tx.bytes_mut(), false);
+    host.listen(sink_stream, LIVENESS_PORT);
+
+    let machine = Machine::new(MachineConfig {
+        cpus: scenario.host.cpus as usize,
+        seed: subseed(scenario.seed, 6),
+        file_area: areas.get(1).map(|a| a.area),
+        ..MachineConfig::default()
+    });
+    let liveness = SocketAddr::V4(SocketAddrV4::new(HOST, LIVENESS_PORT));
+    World {
+        now,
+        net_rx: plan.id("net.rx").unwrap_or(ReserveId::ROOT),
+        pool: pool.clone(),
+        link: SimLink::new(link_config(scenario), subseed(scenario.seed, 7)),
+        flood: None,
+        host,
+        far: far_stack,
+        pager,
+        areas,
+        machine,
+        server,
+        service,
+        flows: Vec::new(),
+        source: PatternSource::new(liveness, scenario.flood.liveness_bytes.0),
+        source_stream,
+        sink: PatternSink::new(scenario.flood.liveness_bytes.0),
+        sink_stream,
+        restarts: Vec::new(),
+        restarts_done: 0,
+        watch: Watch::new(),
+    }
+}
+
+/// Starts tasks, flood and faults at the present instant. Gives what is found wrong with the
+/// traces as they are read.
+///
+/// # Errors
+/// If a trace cannot be opened.
+pub(super) fn start(world: &mut World<'_>, spec: &RunSpec) -> Result<Rc<RefCell<TraceHealth>>, RunError> {
+    let scenario = &spec.scenario;
+    let health = Rc::new(RefCell::new(TraceHealth::default()));
+    if spec.traces.is_empty() {
+        for _ in 0..scenario.workers() {
+            let pages = scenario.pages_per_worker();
+            let range = world.pager.map_anonymous(pages);
+            let host = &scenario.host;
+            let program = Linear::new(pages, host.rounds, host.dirty_percent);
+            world.machine.spawn(Box::new(program), range, false);
+        }
+    }
+    for path in &spec.traces {
+        let program = trace_program(path, health.clone())
+            .map_err(|source| RunError::Trace { path: path.display().to_string(), source })?;
+        let none = netswap_swap::PageId(0);
+        world.machine.spawn(Box::new(program), none..none, false);
+    }
+    if scenario.flood.percent > 0 {
+        start_flood(world, scenario);
+    }
+    if let Some(at) = scenario.link.partition_at {
+        let from = world.now + at.span();
+        world.link.partition(from, from + scenario.link.partition_for.span());
+    }
+    world.server.set_faults(&scenario.server);
+    world.restarts = scenario.server.restart_at.iter().map(|at| world.now + at.span()).collect();
+    world.restarts.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(health)
+}
+
+fn start_flood(world: &mut World<'_>, scenario: &Scenario) {
+    let spec = &scenario.flood;
+    for i in 0..spec.flows {
+        let socket = world.host.udp_bind(FLOW_PORT + i as u16);
+        let range = world.pager.map_anonymous(spec.reader_pages);
+        let program = Reader::new(ChannelId(i), spec.reader_pages);
+        let reader: TaskId = world.machine.spawn(Box::new(program), range, true);
+        world.flows.push(Flow { socket, port: FLOW_PORT + i as u16, reader });
+    }
+    let config = FloodConfig {
+        first_port: FLOW_PORT,
+        flows: spec.flows as u16,
+        share_percent: spec.percent,
+        payload_min: spec.payload_min as usize,
+        payload_max: spec.payload_max as usize,
+        period: spec.period.span(),
+        fragmented_ppm: spec.fragmented.0 as u32,
+        start: world.now,
+        ..FloodConfig::new(HOST_MAC, HOST, FLOODER)
+    };
+    world.flood = Some(Flood::new(config, scenario.link.rate.0, subseed(scenario.seed, 8)));
+}
+
+/// When the last injected fault that has an end is over.
+pub(super) fn faults_over(world: &World<'_>, scenario: &Scenario) -> Time {
+    let partition = scenario
+        .link
+        .partition_at
+        .map(|at| world.now + at.span() + scenario.link.partition_for.span());
+    let restart = world.restarts.first().copied();
+    partition.into_iter().chain(restart).max().unwrap_or(world.now)
+}
+
+/// What was wrong with the traces of a run.
+#[derive(Debug, Default)]
+pub(super) struct TraceHealth {
+    /// Lines that could not be parsed.
+    pub(super) malformed: u64,
+    /// The first of them, for people.
+    pub(super) first: Vec<String>,
+    /// Why a trace ended before its end.
+    pub(super) error: Option<String>,
+}
+
+fn trace_program(
+    path: &Path,
+    health: Rc<RefCell<TraceHealth>>,
+) -> Result<TraceProgram, TraceError> {
+    let mut reader = lackey::open(path)?;
+    let shown = path.display().to_string();
+    // The first access is read here, so that a file that is no trace is refused before the run.
+    let mut first = reader.next().transpose()?;
+    let accesses = std::iter::from_fn(move || {
+        if let Some(access) = first.take() {
+            return Some(access);
+        }
+        match reader.next() {
+            Some(Ok(access)) => Some(access),
+            end => {
+                let mut health = health.borrow_mut();
+                let stats = reader.stats();
+                health.malformed += stats.malformed;
+                let lines = stats.first_malformed.iter().map(|line| format!("{shown}: {line}"));
+                health.first.extend(lines);
+                if let Some(Err(error)) = end {
+                    health.error = Some(format!("trace {shown}: {error}"));
+                }
+                None
+            }
+        }
+    });
+    Ok(TraceProgram::new(Box::new(accesses)))
+}

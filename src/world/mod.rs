@@ -1,0 +1,287 @@
+//! A whole simulated world: a host that pages, a link, a far side that stores, a flood.
+//!
+//! It only puts parts together and moves virtual time: every mechanism is a state machine of one of
+//! the crates, and is polled here in a fixed order. One call of [`World::step`] carries out all that is
+//! due at one instant.
+//!
+//! ```text
+//!   machine --faults--> pager --requests--> store client ==stream==> store server --> disk
+//!      ^                                        |                        |
+//!      +--- readers <--- udp queues --------- host stack == link == far stack
+//!                                               ^
+//!                                             flood
+//! ```
+
+mod assemble;
+mod bounds;
+mod hash;
+mod liveness;
+mod run;
+mod server;
+mod store;
+mod stuck;
+
+use hdrhistogram::Histogram;
+use netswap_net::{Flood, SimLink, SimNic, Stack, StreamId, UdpId};
+use netswap_reserve::{PagePool, ReserveId, Span, Time};
+use netswap_swap::machine::{ChannelId, Machine, MachineEvent, Outside};
+use netswap_swap::{AreaId, MapError, PageError, Pager, PagerEvent, SwapBackend, TaskId};
+
+pub use bounds::{QueueBounds, QueueBoundsError};
+pub use run::{RunError, RunSpec, run};
+
+use hash::{Happened, TraceHash};
+use liveness::{PatternSink, PatternSource};
+use server::StoreServer;
+use store::StoreClient;
+
+/// A machine in which nothing moved for this long is stuck.
+const STUCK_AFTER: Span = Span::from_secs(150);
+
+/// An area that is swapped to, and the stream that leads to it.
+struct AreaLink {
+    area: AreaId,
+    stream: StreamId,
+}
+
+/// A UDP flow: its socket, and the task that reads it.
+struct Flow {
+    socket: UdpId,
+    port: u16,
+    reader: TaskId,
+}
+
+struct World<'b> {
+    now: Time,
+    pool: PagePool,
+    net_rx: ReserveId,
+    host: Stack<'b, SimNic>,
+    far: Stack<'b, SimNic>,
+    link: SimLink,
+    flood: Option<Flood>,
+    pager: Pager<StoreClient>,
+    areas: Vec<AreaLink>,
+    machine: Machine,
+    server: StoreServer,
+    /// The far side's sockets that serve the store, by connection number.
+    service: Vec<StreamId>,
+    flows: Vec<Flow>,
+    source: PatternSource,
+    source_stream: StreamId,
+    sink: PatternSink,
+    sink_stream: StreamId,
+    /// Restarts of the server that are still to come, the next one last.
+    restarts: Vec<Time>,
+    restarts_done: u64,
+    watch: Watch,
+}
+
+/// What a run is judged by.
+struct Watch {
+    hash: TraceHash,
+    latency: Histogram<u64>,
+    /// When a task or a page last moved.
+    moved: Time,
+    /// Page I/Os and datagrams taken, when it was last looked.
+    seen: u64,
+    killed: Option<(TaskId, PageError)>,
+    no_pages: Option<(TaskId, MapError)>,
+    areas_on: usize,
+    area_refused: Option<String>,
+}
+
+impl Watch {
+    fn new() -> Watch {
+        Watch {
+            hash: TraceHash::new(),
+            // A day in nanoseconds, three significant digits.
+            latency: Histogram::new_with_bounds(1, 86_400_000_000_000, 3)
+                .expect("the bounds are in order"),
+            moved: Time::ZERO,
+            seen: 0,
+            killed: None,
+            no_pages: None,
+            areas_on: 0,
+            area_refused: None,
+        }
+    }
+}
+
+/// The sockets of the flows, as the machine's tasks see them.
+struct Sockets<'a, 'b> {
+    host: &'a mut Stack<'b, SimNic>,
+    flows: &'a [Flow],
+}
+
+impl Outside for Sockets<'_, '_> {
+    fn is_waiting(&mut self, channel: ChannelId) -> bool {
+        self.host.udp_len(self.flows[channel.0 as usize].socket) > 0
+    }
+
+    fn take(&mut self, channel: ChannelId) -> Option<usize> {
+        let datagram = self.host.udp_recv(self.flows[channel.0 as usize].socket)?;
+        Some(datagram.payload.len())
+    }
+}
+
+impl World<'_> {
+    /// Carries out all that is due now.
+    fn step(&mut self) {
+        let now = self.now;
+        while self.restarts.last().is_some_and(|at| *at <= now) {
+            self.restarts.pop();
+            self.restart_server();
+        }
+        if let Some(flood) = &mut self.flood {
+            flood.poll(now, &mut self.link);
+        }
+        self.link.poll(now, self.host.device_mut(), self.far.device_mut());
+        self.step_host();
+        self.step_far();
+        self.link.poll(now, self.host.device_mut(), self.far.device_mut());
+    }
+
+    fn step_host(&mut self) {
+        let now = self.now;
+        self.host.poll(now);
+        self.drive_host();
+        self.poll_pager();
+        self.wake_readers();
+        let mut sockets = Sockets { host: &mut self.host, flows: &self.flows };
+        if self.machine.poll(now, &mut self.pager, &mut sockets) {
+            self.watch.moved = now;
+        }
+        self.poll_machine();
+        self.poll_pager();
+        self.drive_host();
+        self.host.poll(now);
+    }
+
+    fn drive_host(&mut self) {
+        for link in &self.areas {
+            self.host.drive(self.now, link.stream, self.pager.backend_mut(link.area));
+        }
+        self.host.drive(self.now, self.sink_stream, &mut self.sink);
+    }
+
+    fn step_far(&mut self) {
+        let now = self.now;
+        self.far.poll(now);
+        for (i, stream) in self.service.iter().enumerate() {
+            self.server.drive(now, &mut self.far, *stream, i);
+        }
+        self.far.drive(now, self.source_stream, &mut self.source);
+        self.far.poll(now);
+    }
+
+    fn wake_readers(&mut self) {
+        for flow in &self.flows {
+            if self.host.udp_len(flow.socket) > 0 {
+                self.machine.wake_receiver(flow.reader);
+            }
+        }
+    }
+
+    fn poll_pager(&mut self) {
+        let now = self.now;
+        while let Some(event) = self.pager.poll(now, self.machine.tables()) {
+            self.machine.handle_pager_event(now, &event);
+            match event {
+                PagerEvent::AreaOn { .. } => self.watch.areas_on += 1,
+                PagerEvent::AreaRefused { error, .. } => {
+                    self.watch.area_refused = Some(error.to_string());
+                }
+                _ => {}
+            }
+        }
+        let stats = self.pager.stats();
+        let seen = stats.page_ins + stats.page_outs;
+        if seen != self.watch.seen {
+            self.watch.seen = seen;
+            self.watch.moved = now;
+            self.watch.hash.add(now, Happened::Completion, stats.page_ins, stats.page_outs);
+        }
+        self.poll_machine();
+    }
+
+    fn poll_machine(&mut self) {
+        let now = self.now;
+        while let Some(event) = self.machine.poll_event() {
+            let hash = &mut self.watch.hash;
+            match event {
+                MachineEvent::FaultServed { task, page, waited } => {
+                    hash.add(now, Happened::FaultServed, task.0.into(), page.0.into());
+                    self.watch.latency.saturating_record(waited.as_nanos());
+                }
+                MachineEvent::Finished(task) => {
+                    hash.add(now, Happened::Finished, task.0.into(), 0);
+                }
+                MachineEvent::Killed(task, error) => {
+                    hash.add(now, Happened::Killed, task.0.into(), 0);
+                    self.watch.killed.get_or_insert((task, error));
+                }
+                MachineEvent::NoPages(task, error) => {
+                    hash.add(now, Happened::Killed, task.0.into(), 0);
+                    self.watch.no_pages.get_or_insert((task, error));
+                }
+                MachineEvent::WrongContent(task, page) => {
+                    hash.add(now, Happened::WrongContent, task.0.into(), page.0.into());
+                }
+            }
+        }
+    }
+
+    /// The far side restarts: its connections and the answers it owed are forgotten.
+    fn restart_server(&mut self) {
+        self.restarts_done += 1;
+        self.server.restart(self.now);
+        for stream in &self.service {
+            self.far.reset_stream(*stream);
+        }
+    }
+
+    /// Moves virtual time to the next instant at which something is due; false if nothing ever is.
+    fn advance(&mut self) -> bool {
+        let areas = self.areas.iter();
+        let clients = areas.flat_map(|a| {
+            let client = self.pager.backend(a.area);
+            [SwapBackend::poll_deadline(client), netswap_net::Session::poll_deadline(client)]
+        });
+        let server = (0..self.service.len()).map(|i| self.server.deadline(i));
+        let next = [
+            self.link.poll_deadline(),
+            self.flood.as_ref().and_then(|f| f.poll_deadline()),
+            self.host.poll_deadline(self.now),
+            self.far.poll_deadline(self.now),
+            self.pager.poll_deadline(),
+            self.machine.poll_deadline(),
+            netswap_net::Session::poll_deadline(&self.source),
+            self.restarts.last().copied(),
+        ]
+        .into_iter()
+        .chain(clients)
+        .chain(server)
+        .flatten()
+        .min();
+        match next {
+            // Whatever is already due again moves the clock by the least there is, so that a part
+            // that always wants to be polled cannot stop time.
+            Some(at) => self.now = at.max(self.now + Span::from_nanos(1)),
+            None => return false,
+        }
+        true
+    }
+
+    /// Faults injected so far, by name.
+    fn faults(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        let link = self.link.stats().total();
+        let mut faults = self.server.faults();
+        faults.insert("server restart", self.restarts_done);
+        faults.insert("link loss", link.lost);
+        faults.insert("link duplicate", link.duplicated);
+        faults.insert("link reorder", link.reordered);
+        faults.insert("link corrupt", link.corrupted);
+        faults.insert("link partition", link.partitioned);
+        faults
+    }
+}

@@ -1,0 +1,144 @@
+//! What simulated tasks do: a program yields one step after the other.
+
+use crate::Access;
+
+/// Names something that tasks receive from: a socket, for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(pub u32);
+
+/// The next thing a task does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Touch page `page` of the task's mapping from end to end.
+    Touch {
+        /// Index in the mapping.
+        page: u32,
+        /// Reading or writing.
+        access: Access,
+    },
+    /// Wait until something is in `channel`, write page `page`, and only then take it: what waits
+    /// keeps its memory until the page it is stored in is there.
+    Receive {
+        /// Where from.
+        channel: ChannelId,
+        /// Index in the mapping.
+        page: u32,
+    },
+    /// Add a page to the end of the mapping: of zeros, or of the machine's file area.
+    Grow {
+        /// Whether it is a file page.
+        file: bool,
+    },
+    /// End.
+    Done,
+}
+
+/// What a task does.
+pub trait Program {
+    /// The next step. It is asked again only when the last one was done.
+    fn next(&mut self) -> Step;
+
+    /// A [`Step::Receive`] brought `len` bytes.
+    fn handle_received(&mut self, _len: usize) {}
+}
+
+/// Writes its mapping once, then reads it from end to end for some rounds.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    pages: u32,
+    rounds: u32,
+    dirty_percent: u32,
+    round: u32,
+    at: u32,
+}
+
+impl Linear {
+    /// Over `pages` pages; in each of the `rounds` rounds `dirty_percent` of the pages are written
+    /// again.
+    pub fn new(pages: u32, rounds: u32, dirty_percent: u32) -> Linear {
+        Linear { pages, rounds, dirty_percent, round: 0, at: 0 }
+    }
+
+    fn access(&self) -> Access {
+        // A fixed spread over pages and rounds: no two neighbours are dirtied for the same reason.
+        let spread = (self.at.wrapping_mul(2_654_435_761)) ^ self.round.wrapping_mul(40_503);
+        if self.round == 0 || (spread >> 7) % 100 < self.dirty_percent {
+            Access::Write
+        } else {
+            Access::Read
+        }
+    }
+}
+
+impl Program for Linear {
+    fn next(&mut self) -> Step {
+        if self.at == self.pages {
+            self.at = 0;
+            self.round += 1;
+        }
+        if self.round > self.rounds || self.pages == 0 {
+            return Step::Done;
+        }
+        let step = Step::Touch { page: self.at, access: self.access() };
+        self.at += 1;
+        step
+    }
+}
+
+/// Receives from a channel for ever and keeps what it got in a ring of its own pages.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    channel: ChannelId,
+    bytes: u64,
+    pages: u32,
+}
+
+impl Reader {
+    /// Receives from `channel` into a ring of `pages` pages.
+    pub fn new(channel: ChannelId, pages: u32) -> Reader {
+        Reader { channel, bytes: 0, pages }
+    }
+}
+
+impl Program for Reader {
+    fn next(&mut self) -> Step {
+        let page = (self.bytes / netswap_reserve::PAGE_SIZE as u64) % u64::from(self.pages);
+        Step::Receive { channel: self.channel, page: page as u32 }
+    }
+
+    fn handle_received(&mut self, len: usize) {
+        self.bytes += len as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linear_task_writes_once_then_reads_every_page_of_every_round() {
+        let mut program = Linear::new(3, 2, 0);
+        let steps: Vec<Step> =
+            std::iter::from_fn(|| Some(program.next()).filter(|s| *s != Step::Done)).collect();
+        assert_eq!(steps.len(), 9);
+        for (i, step) in steps.iter().enumerate() {
+            let access = if i < 3 { Access::Write } else { Access::Read };
+            assert_eq!(*step, Step::Touch { page: i as u32 % 3, access });
+        }
+    }
+
+    #[test]
+    fn the_dirty_share_of_later_rounds_is_what_was_asked_for() {
+        let mut program = Linear::new(10_000, 3, 25);
+        let mut writes = 0;
+        loop {
+            match program.next() {
+                Step::Touch { access: Access::Write, .. } => writes += 1,
+                Step::Done => break,
+                _ => {}
+            }
+        }
+        let later = writes - 10_000;
+        assert!((6_500..8_500).contains(&later), "{later} of 30000");
+    }
+}

@@ -1,0 +1,40 @@
+//! What the end-to-end tests share.
+#![allow(dead_code)]
+
+use netswap::report::{Outcome, Row};
+use netswap::scenario::{Scenario, Store};
+use netswap::world::{RunSpec, run};
+
+/// A host small enough for a test in a debug build, under real pressure.
+pub fn small() -> Scenario {
+    let mut scenario = Scenario::default();
+    scenario.host.ram = "8MiB".parse().unwrap();
+    scenario.host.overcommit = 2.0;
+    scenario.host.rounds = 1;
+    scenario.flood.reader_pages = 16;
+    scenario.flood.flows = 24;
+    scenario.flood.liveness_bytes = "64KiB".parse().unwrap();
+    scenario
+}
+
+/// Runs it and insists that it completes with every page right.
+pub fn must_complete(scenario: &Scenario, store: Store) -> Row {
+    let row = run(&RunSpec::protected(scenario.clone(), store), &mut |_| {}).unwrap();
+    assert_eq!(
+        row.outcome,
+        Outcome::Completed,
+        "{} seed {}: {:?}\n{}",
+        store.name(),
+        scenario.seed,
+        row.reason,
+        row.explanation.as_deref().unwrap_or(""),
+    );
+    assert!(row.pages_verified > 0 && row.page_outs > 0 && row.page_ins > 0);
+    assert_eq!(row.liveness_bytes, scenario.flood.liveness_bytes.0);
+    row
+}
+
+/// Runs it over both stores.
+pub fn must_complete_on_both(scenario: &Scenario) -> [Row; 2] {
+    Store::ALL.map(|store| must_complete(scenario, store))
+}

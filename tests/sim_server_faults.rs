@@ -1,0 +1,62 @@
+//! Goal: a bad server loses no page and damages none; one that only ever answers garbage ends in a
+//! typed error that names area, slot and server.
+//! Method: one fault at a time over both stores; the fault must have happened.
+
+mod common;
+
+use netswap::report::Outcome;
+use netswap::scenario::{OnFailure, Scenario, Store};
+use netswap::units::{Nanos, Share};
+use netswap::world::{RunSpec, run};
+
+fn survives(fault: &'static str, change: impl FnOnce(&mut Scenario)) {
+    let mut scenario = common::small();
+    change(&mut scenario);
+    for row in common::must_complete_on_both(&scenario) {
+        assert!(row.faults[fault] > 0, "{fault} never happened: {:?}", row.faults);
+    }
+}
+
+#[test]
+fn restarts_that_forget_connections() {
+    survives("server restart", |s| {
+        s.server.restart_at = vec![Nanos(30_000_000), Nanos(60_000_000)];
+    });
+}
+
+#[test]
+fn late_answers() {
+    survives("server late", |s| {
+        s.server.late = Share(5_000);
+        s.server.late_by = Nanos(8_000_000_000);
+    });
+}
+
+#[test]
+fn answers_that_come_twice() {
+    survives("server twice", |s| s.server.twice = Share(20_000));
+}
+
+#[test]
+fn garbage_now_and_then() {
+    survives("server garbage", |s| s.server.garbage = Share(5_000));
+}
+
+#[test]
+fn nothing_but_garbage_is_a_typed_error() {
+    let mut scenario = common::small();
+    scenario.server.garbage = Share(1_000_000);
+    scenario.host.on_failure = OnFailure::Poison;
+    for store in Store::ALL {
+        let row = run(&RunSpec::protected(scenario.clone(), store), &mut |_| {}).unwrap();
+        assert_eq!(row.outcome, Outcome::Failed);
+        let reason = row.reason.unwrap();
+        let server = match store {
+            Store::Nfs => "nfs://",
+            Store::Iscsi => "iscsi://",
+        };
+        for part in ["garbage", "area area0 slot", server] {
+            assert!(reason.contains(part), "no {part:?} in {reason:?}");
+        }
+    }
+}
