@@ -1,0 +1,312 @@
+//! What every [`SwapBackend`] has to keep: one suite, to be run over each.
+//!
+//! The suite knows nothing of transports: a hook drives the backend, its server and the time in
+//! between. See [`check`].
+
+use std::collections::BTreeMap;
+
+use netswap_reserve::{Gfp, PagePool, Time};
+
+use crate::backend::{
+    BackendState, Completion, Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError,
+    SwapBackend,
+};
+
+/// Rounds of the hook after which a backend that has not done what it should counts as stuck.
+const ROUNDS_MAX: u32 = 1_000_000;
+
+/// Runs the whole suite. `make` gives a fresh backend over a store of at least 64 slots, which may be
+/// overwritten, starting or ready. `drive` lets the world move on by one step: it moves bytes between
+/// the backend and its server, and puts `now` forward, so that whatever is outstanding ends after
+/// some calls. Pages are frames of `pool`, of which 48 have to be free.
+///
+/// ```
+/// use netswap_reserve::{PagePool, PoolConfig, Span, Time};
+/// use netswap_swap::{MemBackend, conformance};
+/// let pool = PagePool::new(PoolConfig::new(256));
+/// conformance::check(&pool, || MemBackend::new(64), |_, now: &mut Time| *now += Span::from_millis(1));
+/// ```
+///
+/// # Panics
+/// With what is wrong, if the backend does not conform.
+pub fn check<B: SwapBackend>(
+    pool: &PagePool,
+    mut make: impl FnMut() -> B,
+    mut drive: impl FnMut(&mut B, &mut Time),
+) {
+    let free = pool.free_frames();
+    let mut run = |name: &str, test: fn(&mut World<'_, B>)| {
+        tracing::debug!(name, "conformance");
+        let mut world = World {
+            backend: make(),
+            now: Time::ZERO,
+            pool,
+            drive: &mut drive,
+            next_id: 1,
+            outstanding: BTreeMap::new(),
+            name: name.into(),
+        };
+        world.start();
+        test(&mut world);
+        assert!(world.outstanding.is_empty(), "{name}: every request ends");
+    };
+    run("limits are sane", limits);
+    run("pages come back as they were written", write_and_read_back);
+    run("batches of every length", batches);
+    run("the last slot and beyond", out_of_range);
+    run("a full queue hands back the request whole", full_queue);
+    run("many at once, each ends once with its own pages", many_at_once);
+    run("shutdown ends what is outstanding", shutdown);
+    assert!(pool.free_frames() >= free, "all pages came back");
+}
+
+struct World<'a, B> {
+    backend: B,
+    now: Time,
+    pool: &'a PagePool,
+    drive: &'a mut dyn FnMut(&mut B, &mut Time),
+    next_id: u32,
+    /// Op, first slot and pages of what is outstanding.
+    outstanding: BTreeMap<u32, (Op, u32, usize)>,
+    name: String,
+}
+
+/// What a page of this slot holds in this generation: no two are equal, none is zero.
+fn content(slot: u32, generation: u8, page: &mut [u8; 4096]) {
+    for (i, byte) in page.iter_mut().enumerate() {
+        *byte = (i as u32).wrapping_mul(31).wrapping_add(slot.wrapping_mul(7)) as u8 ^ generation;
+    }
+    page[..4].copy_from_slice(&slot.to_le_bytes());
+    page[4] = generation;
+    page[5] = 1;
+}
+
+impl<B: SwapBackend> World<'_, B> {
+    fn start(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            match self.backend.state() {
+                BackendState::Ready { slots } => {
+                    assert!(slots >= 64, "{}: the suite needs 64 slots", self.name);
+                    return;
+                }
+                BackendState::Starting => (self.drive)(&mut self.backend, &mut self.now),
+                state => panic!("{}: the backend became {state:?}", self.name),
+            }
+        }
+        panic!("{}: the backend never became ready", self.name);
+    }
+
+    fn slots(&self) -> u32 {
+        match self.backend.state() {
+            BackendState::Ready { slots } => slots,
+            state => panic!("{}: the backend became {state:?}", self.name),
+        }
+    }
+
+    fn request(&mut self, op: Op, first: u32, pages: usize, generation: u8) -> Request {
+        let id = self.next_id;
+        self.next_id += 1;
+        let mut vec = PageVec::new();
+        for i in 0..pages {
+            let mut frame = self.pool.alloc(Gfp::KERNEL).expect("the suite has frames");
+            match op {
+                Op::Read => frame.bytes_mut().fill(0xee),
+                Op::Write => content(first + i as u32, generation, frame.bytes_mut()),
+            }
+            vec.push(frame);
+        }
+        Request { id: RequestId(id), op, first: Slot(first), pages: vec, deadline: None }
+    }
+
+    fn submit(&mut self, request: Request) -> Result<(), Request> {
+        let (id, what) = (request.id.0, (request.op, request.first.0, request.pages.len()));
+        match self.backend.submit(self.now, request) {
+            Ok(()) => {
+                self.outstanding.insert(id, what);
+                Ok(())
+            }
+            Err(SubmitError::Full(request)) => Err(request),
+            Err(SubmitError::NotReady(_)) => panic!("{}: not ready", self.name),
+        }
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        let completion = self.backend.poll_completion(self.now)?;
+        let what = self.outstanding.remove(&completion.id.0);
+        let (_, _, pages) =
+            what.unwrap_or_else(|| panic!("{}: {:?} ends twice", self.name, completion.id));
+        assert_eq!(completion.pages.len(), pages, "{}: the pages come back", self.name);
+        Some(completion)
+    }
+
+    fn next(&mut self) -> Completion {
+        for _ in 0..ROUNDS_MAX {
+            if let Some(completion) = self.poll() {
+                return completion;
+            }
+            (self.drive)(&mut self.backend, &mut self.now);
+        }
+        panic!("{}: {:?} never end", self.name, self.outstanding);
+    }
+
+    fn write(&mut self, first: u32, pages: usize, generation: u8) {
+        let request = self.request(Op::Write, first, pages, generation);
+        self.submit(request).expect("an idle backend takes a request");
+        self.next().outcome.expect("the write succeeds");
+    }
+
+    fn read_and_compare(&mut self, first: u32, pages: usize, generation: u8) {
+        let request = self.request(Op::Read, first, pages, 0);
+        self.submit(request).expect("an idle backend takes a request");
+        let completion = self.next();
+        completion.outcome.expect("the read succeeds");
+        self.compare(&completion, first, generation);
+    }
+
+    fn compare(&self, completion: &Completion, first: u32, generation: u8) {
+        for (i, page) in completion.pages.iter().enumerate() {
+            let mut want = [0; 4096];
+            let slot = first + i as u32;
+            content(slot, generation, &mut want);
+            assert!(*page.bytes() == want, "{}: slot {slot} has other content", self.name);
+        }
+    }
+}
+
+fn limits<B: SwapBackend>(world: &mut World<'_, B>) {
+    let limits = world.backend.limits();
+    assert!((1..=crate::backend::BATCH_PAGES_MAX).contains(&limits.batch_pages), "{limits:?}");
+    assert!(limits.in_flight >= 1, "{limits:?}");
+    assert!(!world.backend.server().is_empty(), "the server has a name");
+    let mut outstanding = 0;
+    world.backend.outstanding(&mut |_| outstanding += 1);
+    assert_eq!(outstanding, 0, "nothing was submitted");
+}
+
+fn write_and_read_back<B: SwapBackend>(world: &mut World<'_, B>) {
+    for generation in 1..4 {
+        for slot in [0, 1, 2, 63] {
+            world.write(slot, 1, generation);
+        }
+        for slot in [63, 0, 2, 1] {
+            world.read_and_compare(slot, 1, generation);
+        }
+    }
+}
+
+fn batches<B: SwapBackend>(world: &mut World<'_, B>) {
+    for pages in 1..=world.backend.limits().batch_pages {
+        let first = 3 + pages as u32;
+        world.write(first, pages, pages as u8);
+        world.read_and_compare(first, pages, pages as u8);
+    }
+    // What was not written stays.
+    let pages = world.backend.limits().batch_pages;
+    world.write(20, pages, 99);
+    world.write(19, 1, 98);
+    world.write(20 + pages as u32, 1, 97);
+    world.read_and_compare(20, pages, 99);
+}
+
+fn out_of_range<B: SwapBackend>(world: &mut World<'_, B>) {
+    let slots = world.slots();
+    world.write(slots - 1, 1, 5);
+    world.read_and_compare(slots - 1, 1, 5);
+    for (op, first, pages) in [
+        (Op::Read, slots, 1),
+        (Op::Write, slots, 1),
+        (Op::Read, slots - 1, 2.min(world.backend.limits().batch_pages)),
+        (Op::Write, u32::MAX, 1),
+    ] {
+        if first == slots - 1 && pages == 1 {
+            continue;
+        }
+        let mut request = world.request(op, 0, pages, 6);
+        request.first = Slot(first);
+        world.submit(request).expect("an idle backend takes a request");
+        let outcome = world.next().outcome;
+        let refused = matches!(outcome, Err(StoreError::OutOfRange { .. }));
+        assert!(refused, "{op:?} of {pages} at {first} of {slots}: {outcome:?}");
+    }
+    world.read_and_compare(slots - 1, 1, 5);
+}
+
+fn full_queue<B: SwapBackend>(world: &mut World<'_, B>) {
+    let depth = world.backend.limits().in_flight.min(32);
+    let mut full = None;
+    for i in 0..=depth {
+        let request = world.request(Op::Write, i as u32, 1, 7);
+        if let Err(request) = world.submit(request) {
+            full = Some((i, request));
+            break;
+        }
+        let mut outstanding = 0;
+        world.backend.outstanding(&mut |o| outstanding += o.pages);
+        assert!(outstanding as usize <= world.outstanding.len(), "no more than was submitted");
+    }
+    if let Some((at, request)) = full {
+        assert!(at >= world.backend.limits().in_flight.min(32), "full after {at}");
+        assert_eq!((request.first.0, request.pages.len()), (at as u32, 1), "handed back whole");
+        let mut want = [0; 4096];
+        content(at as u32, 7, &mut want);
+        assert!(*request.pages[0].bytes() == want, "handed back with its content");
+    } else {
+        assert!(world.backend.limits().in_flight > 32, "the bound is kept");
+    }
+    while !world.outstanding.is_empty() {
+        world.next().outcome.expect("the write succeeds");
+    }
+    world.read_and_compare(0, 1, 7);
+}
+
+fn many_at_once<B: SwapBackend>(world: &mut World<'_, B>) {
+    let depth = world.backend.limits().in_flight.min(16) as u32;
+    for generation in [11, 12] {
+        for slot in 0..depth {
+            let request = world.request(Op::Write, slot * 2, 1, generation);
+            assert!(world.submit(request).is_ok(), "room for {depth}");
+        }
+        while !world.outstanding.is_empty() {
+            world.next().outcome.expect("the write succeeds");
+        }
+        let mut reads = BTreeMap::new();
+        for slot in (0..depth).rev() {
+            let request = world.request(Op::Read, slot * 2, 1, 0);
+            reads.insert(request.id.0, slot * 2);
+            assert!(world.submit(request).is_ok(), "room for {depth}");
+        }
+        while !world.outstanding.is_empty() {
+            let completion = world.next();
+            completion.outcome.as_ref().expect("the read succeeds");
+            world.compare(&completion, reads[&completion.id.0], generation);
+        }
+    }
+}
+
+fn shutdown<B: SwapBackend>(world: &mut World<'_, B>) {
+    let depth = world.backend.limits().in_flight.min(8);
+    for slot in 0..depth {
+        let op = if slot % 2 == 0 { Op::Write } else { Op::Read };
+        let request = world.request(op, slot as u32, 1, 13);
+        assert!(world.submit(request).is_ok(), "room for {depth}");
+    }
+    world.backend.shutdown(world.now);
+    for _ in 0..depth {
+        let outcome = world.next().outcome;
+        let fine = matches!(outcome, Ok(_) | Err(StoreError::Cancelled));
+        assert!(fine, "a request ends done or cancelled: {outcome:?}");
+    }
+    for _ in 0..100 {
+        assert!(world.poll().is_none());
+        (world.drive)(&mut world.backend, &mut world.now);
+    }
+    let request = Request {
+        id: RequestId(0),
+        op: Op::Read,
+        first: Slot(0),
+        pages: PageVec::from_iter(world.pool.alloc(Gfp::KERNEL)),
+        deadline: None,
+    };
+    let answer = world.backend.submit(world.now, request);
+    assert!(matches!(answer, Err(SubmitError::NotReady(_))), "nothing is taken after shutdown");
+}
