@@ -110,7 +110,7 @@ impl Flood {
     /// A flood over a link of `rate_bps`, drawn from `seed`.
     pub fn new(config: FloodConfig, rate_bps: u64, seed: u64) -> Flood {
         let mut flood = Flood {
-            rng: Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x666c_6f6f_64),
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed ^ 0x66_6c6f_6f64),
             frames: Vec::new(),
             whole: Vec::new(),
             fragmented: Vec::new(),

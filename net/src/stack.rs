@@ -279,18 +279,13 @@ impl<'b, D: Device> Stack<'b, D> {
         Ok(())
     }
 
-    /// Disconnects the reserve after the last tag is gone; as long as charges are out, tried again at
-    /// every poll.
+    /// Disconnects the reserve after the last tag is gone. What is still charged, in the receive ring
+    /// perhaps, stays promised until it is released.
     fn try_disconnect(&mut self) {
-        let Some(reserves) = self.link.reserves else {
-            self.connected = false;
-            return;
+        self.connected = match self.link.reserves {
+            Some(reserves) => self.link.pool.disconnect(reserves.net).is_err(),
+            None => false,
         };
-        if self.link.pool.reserve_usage(reserves.net) == 0
-            && self.link.pool.disconnect(reserves.net).is_ok()
-        {
-            self.connected = false;
-        }
     }
 
     /// Tagged streams.
