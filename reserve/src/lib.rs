@@ -21,6 +21,7 @@ pub mod pool;
 mod region;
 pub mod reserves;
 pub mod scope;
+pub mod slab;
 pub mod time;
 
 pub use explain::{Verdict, WaitGraph};
@@ -31,6 +32,7 @@ pub use pool::{AllocError, PagePool, PoolConfig, PoolError, Watermarks};
 pub use region::META_BYTES_PER_FRAME;
 pub use reserves::{Charge, ReserveError, ReserveId, ReserveInfo};
 pub use scope::{EmergencyScope, SavedScope};
+pub use slab::{SlabBox, SlabCache, SlabConfig, SlabError, SlabUsage};
 pub use time::{Span, Time};
 
 /// Bytes of a page, the unit of paging. The only place that says 4096.
