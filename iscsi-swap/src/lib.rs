@@ -1,1 +1,31 @@
-//! skeleton
+//! Swap to iSCSI (RFC 7143): an initiator and an embedded target, both sans-IO state machines.
+//!
+//! Read it top down:
+//!
+//! - [`initiator`]: [`IscsiBackend`], a `SwapBackend` that is also the `Session` a transport drives;
+//! - [`target`]: [`IscsiTarget`], the far side: logical units over [`netswap_swap::Disk`], with
+//!   faults by seed;
+//! - [`login`]: the negotiation both sides go through before anything else;
+//! - [`scsi`]: the commands, their parameter data and sense;
+//! - [`window`]: the serial numbers and the command window;
+//! - [`text`]: `key=value` pairs in fixed buffers;
+//! - [`pdu`]: the 48-byte headers.
+//!
+//! Page data is never copied by the initiator: it is received into and sent from the frames of the
+//! request. Neither side allocates after construction.
+#![forbid(unsafe_code)]
+
+pub mod initiator;
+pub mod login;
+pub mod pdu;
+pub mod scsi;
+pub mod target;
+pub mod text;
+mod tx;
+pub mod window;
+
+pub use initiator::{InitiatorConfig, InitiatorStats, IscsiBackend, WritePolicy};
+pub use target::{
+    FaultCounts, IscsiTarget, LoginKeys, SenseForm, TargetConfig, TargetError, TargetFaults,
+    TargetSession,
+};

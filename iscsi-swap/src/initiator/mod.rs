@@ -1,0 +1,535 @@
+//! The initiator: a [`SwapBackend`] for its submitter, a [`Session`](netswap_net::Session) for its
+//! transport.
+//!
+//! One session of one connection at error recovery level 0. Whatever goes wrong with the connection
+//! (it breaks, falls silent, or carries what the protocol does not allow) has one answer: drop it,
+//! log in anew with the same ISID and TSIH 0, and issue again what has not ended.
+//!
+//! ```text
+//!   Waiting --> Connecting --> Login --> Probe --> Ready --> LoggingOut
+//!      ^             |           |         |         |            |
+//!      +-------------+-----------+-- Leaving <-------+------------+--> Stopped
+//! ```
+//!
+//! # Why a command that is issued again is not a replay
+//! The login reinstates the session: before it completes, the target has terminated every task of
+//! the old session (RFC 7143 section 6.3.5), so no late copy of a write can be carried out after the
+//! new one. A completion after a reconnect therefore does not say `replayed`. This rests on three
+//! things held here: the ISID is the same each time, the login starts in SecurityNegotiation, and no
+//! command is issued again before the login is complete.
+//!
+//! # Invariants
+//! - Of two requests with a slot in common, one a write, the later waits for the earlier to end.
+//! - A request's pages are in its task from `submit` to `poll_completion`; a task does not complete
+//!   while a PDU on its way out shows one of its pages.
+//! - A task tag is never used twice in a session, so an answer to an earlier use has no task.
+
+mod receive;
+mod send;
+mod session;
+mod setup;
+mod task;
+mod verdict;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use arrayvec::ArrayVec;
+use netswap_net::Action;
+use netswap_reserve::{PAGE_SIZE, Span, Time};
+use netswap_swap::{
+    BackendLimits, BackendState, Completion, Op, Outstanding, Phase, Request, RequestId, Slot,
+    StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
+};
+
+use crate::login::{InitiatorLogin, Key, Params};
+use crate::tx::TxRing;
+use crate::window::CmdWindow;
+use receive::Receiver;
+use send::{Burst, TxData};
+use task::{Kind, PROBE, Step, TAG_BITS, Task, TaskState};
+
+/// When a write is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WritePolicy {
+    /// Every write carries FUA.
+    #[default]
+    Fua,
+    /// Every write is followed by SYNCHRONIZE CACHE over its blocks, for units without FUA.
+    SyncCache,
+}
+
+/// How an initiator is set up.
+#[derive(Clone, Debug)]
+pub struct InitiatorConfig {
+    /// Address of the target's portal.
+    pub portal: SocketAddr,
+    /// The target's iSCSI name, at most 223 bytes.
+    pub target: String,
+    /// This initiator's iSCSI name, at most 223 bytes.
+    pub initiator: String,
+    /// Logical unit, at most 16383.
+    pub lun: u16,
+    /// Initiator session id. The same for each login; two initiators of one name need two.
+    pub isid: [u8; 6],
+    /// Most requests outstanding, at most 1000.
+    pub in_flight: usize,
+    /// How long a command, a login, a logout or a ping may stay unanswered before the connection is
+    /// dropped.
+    pub request_timeout: Span,
+    /// Wait before the first reconnect; doubles with each that fails.
+    pub backoff_min: Span,
+    /// Longest wait before a reconnect.
+    pub backoff_max: Span,
+    /// Wait before a command that met BUSY or TASK SET FULL is issued again; doubles up to
+    /// `backoff_max`.
+    pub busy_backoff: Span,
+    /// Silence after which the target is pinged.
+    pub nop_interval: Span,
+    /// Garbage answers in a row after which a request fails.
+    pub garbage_limit: u8,
+    /// Where task tags start.
+    pub first_itt: u32,
+    /// Where command numbers start.
+    pub first_cmd_sn: u32,
+    /// When a write is durable.
+    pub write_policy: WritePolicy,
+    /// Offer to send data with commands.
+    pub immediate_data: bool,
+    /// Ask for an R2T before all other data.
+    pub initial_r2t: bool,
+    /// MaxRecvDataSegmentLength in bytes.
+    pub recv_segment: u32,
+    /// FirstBurstLength in bytes.
+    pub first_burst: u32,
+    /// MaxBurstLength in bytes.
+    pub max_burst: u32,
+    /// MaxOutstandingR2T.
+    pub outstanding_r2t: u32,
+}
+
+impl InitiatorConfig {
+    /// A set-up for `lun` of `target` at `portal`, with every other value at its default.
+    ///
+    /// The bursts are those with which the slowest packaged target wrote twice as fast as with its
+    /// own defaults.
+    pub fn new(portal: SocketAddr, target: &str, lun: u16) -> InitiatorConfig {
+        InitiatorConfig {
+            portal,
+            target: target.into(),
+            initiator: "iqn.2026-01.org.netswap:initiator".into(),
+            lun,
+            // Type 10b, "random": three bytes that name this project to itself (section 11.12.5).
+            isid: [0x80, 0x6e, 0x73, 0x77, 0, 1],
+            in_flight: 32,
+            request_timeout: Span::from_secs(15),
+            backoff_min: Span::from_millis(10),
+            backoff_max: Span::from_secs(2),
+            busy_backoff: Span::from_millis(2),
+            nop_interval: Span::from_secs(5),
+            garbage_limit: 8,
+            first_itt: 1,
+            first_cmd_sn: 1,
+            write_policy: WritePolicy::Fua,
+            immediate_data: true,
+            initial_r2t: false,
+            recv_segment: 262_144,
+            first_burst: 262_144,
+            max_burst: 1 << 20,
+            outstanding_r2t: 8,
+        }
+    }
+
+    fn offer(&self) -> Params {
+        let offer = Params::default()
+            .with(Key::ImmediateData, self.immediate_data.into())
+            .with(Key::InitialR2T, self.initial_r2t.into())
+            .with(Key::MaxBurstLength, self.max_burst)
+            .with(Key::FirstBurstLength, self.first_burst.min(self.max_burst))
+            .with(Key::MaxOutstandingR2T, self.outstanding_r2t)
+            .with(Key::DefaultTime2Wait, 0)
+            .with(Key::DefaultTime2Retain, 0);
+        offer.declaring(self.recv_segment)
+    }
+}
+
+/// What an initiator has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InitiatorStats {
+    /// Logins that reached the full feature phase.
+    pub logins: u64,
+    /// Connections dropped because the target broke the protocol.
+    pub garbage: u64,
+    /// Connections dropped because an answer was overdue.
+    pub timeouts: u64,
+    /// Connections that the target or the network ended.
+    pub disconnects: u64,
+    /// Commands issued again after a reconnect.
+    pub reissued: u64,
+    /// BUSY and TASK SET FULL met.
+    pub busy: u64,
+    /// Unit attentions met.
+    pub unit_attentions: u64,
+    /// R2Ts answered.
+    pub r2ts: u64,
+    /// Pings of the target answered.
+    pub pings_answered: u64,
+    /// Pings sent.
+    pub pings_sent: u64,
+}
+
+/// How far the connection is; see the diagram of the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Waiting {
+        until: Time,
+    },
+    Connecting,
+    Login,
+    Probe,
+    Ready,
+    LoggingOut,
+    /// Close or abort was asked for.
+    Leaving,
+    Stopped,
+}
+
+/// Swap on an iSCSI logical unit.
+///
+/// ```
+/// use netswap_iscsi::{InitiatorConfig, IscsiBackend};
+/// use netswap_net::{Action, Session};
+/// use netswap_reserve::Time;
+/// use netswap_swap::{BackendState, SwapBackend};
+///
+/// let portal = "10.0.0.2:3260".parse().unwrap();
+/// let config = InitiatorConfig::new(portal, "iqn.2026-01.test:disk", 0);
+/// let mut backend = IscsiBackend::new(config);
+/// assert_eq!(backend.state(), BackendState::Starting);
+/// // A transport carries out what the session asks for.
+/// let action = backend.poll_action(Time::ZERO);
+/// assert_eq!(action, Some(Action::Connect { remote: portal, same_port: false }));
+/// ```
+#[derive(Debug)]
+pub struct IscsiBackend {
+    config: InitiatorConfig,
+    label: String,
+    state: BackendState,
+    /// Bytes of a block; 0 until the unit has told.
+    block_size: u32,
+
+    link: Link,
+    /// When `link` was entered.
+    since: Time,
+    action: Option<Action>,
+    /// Wait before the next connect.
+    backoff: Span,
+    /// The target asked for no connect before.
+    not_before: Time,
+    /// No further connect: shut down, or failed.
+    stopping: bool,
+    last_heard: Time,
+
+    login: InitiatorLogin,
+    login_due: bool,
+    /// Tag of the login, ping or logout that waits for its answer.
+    login_tag: u32,
+    ping_tag: Option<u32>,
+    ping_due: bool,
+    ping_since: Time,
+    logout_tag: Option<u32>,
+    logout_due: bool,
+    params: Params,
+    window: CmdWindow,
+    exp_stat_sn: u32,
+    /// The first response of a login brings the StatSN to start from.
+    expect_first_stat_sn: bool,
+
+    rx: Receiver,
+    tx: TxRing<TxData>,
+    pongs: ArrayVec<([u8; 8], u32), 8>,
+
+    /// `tasks[PROBE]` serves the set-up, the others the requests.
+    tasks: Box<[Task]>,
+    free: Vec<u16>,
+    /// Tasks that wait to be issued, in the order of `seq`.
+    queue: VecDeque<u16>,
+    bursts: VecDeque<Burst>,
+    done: VecDeque<u16>,
+    next_seq: u64,
+    next_tag: u32,
+    /// Garbage answers in a row before the unit was ready.
+    setup_garbage: u8,
+    /// No timer is due before.
+    deadline: Option<Time>,
+    stats: InitiatorStats,
+}
+
+impl IscsiBackend {
+    /// A backend that connects as soon as it is polled. All memory it will ever use is allocated
+    /// here.
+    ///
+    /// # Panics
+    /// If a value of `config` is outside its range.
+    pub fn new(config: InitiatorConfig) -> IscsiBackend {
+        assert!((1..=1000).contains(&config.in_flight), "in_flight is 1 to 1000");
+        assert!(config.lun < 1 << 14, "a LUN has 14 bits");
+        let names = [&config.target, &config.initiator];
+        assert!(names.iter().all(|n| (1..=223).contains(&n.len())), "a name has 1 to 223 bytes");
+        let tasks = config.in_flight + 1;
+        let offer = config.offer();
+        let r2ts = config.outstanding_r2t.min(send::R2TS_MAX) as usize;
+        IscsiBackend {
+            label: format!("iscsi://{}/{}/{}", config.portal, config.target, config.lun),
+            state: BackendState::Starting,
+            block_size: 0,
+            link: Link::Waiting { until: Time::ZERO },
+            since: Time::ZERO,
+            action: None,
+            backoff: config.backoff_min,
+            not_before: Time::ZERO,
+            stopping: false,
+            last_heard: Time::ZERO,
+            login: InitiatorLogin::new(config.initiator.clone(), config.target.clone(), offer),
+            login_due: false,
+            login_tag: 0,
+            ping_tag: None,
+            ping_due: false,
+            ping_since: Time::ZERO,
+            logout_tag: None,
+            logout_due: false,
+            params: Params::default(),
+            window: CmdWindow::new(config.first_cmd_sn),
+            exp_stat_sn: 0,
+            expect_first_stat_sn: true,
+            rx: Receiver::new(),
+            tx: TxRing::new(),
+            pongs: ArrayVec::new(),
+            tasks: (0..tasks).map(|_| Task::default()).collect(),
+            free: (1..tasks as u16).rev().collect(),
+            queue: VecDeque::with_capacity(tasks),
+            // Unsolicited data, and the R2Ts that may be open, of every task.
+            bursts: VecDeque::with_capacity(tasks * (1 + r2ts)),
+            done: VecDeque::with_capacity(tasks),
+            next_seq: 0,
+            next_tag: config.first_itt,
+            setup_garbage: 0,
+            deadline: Some(Time::ZERO),
+            stats: InitiatorStats::default(),
+            config,
+        }
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> InitiatorStats {
+        self.stats
+    }
+
+    /// The values of the last login, once there was one.
+    pub fn params(&self) -> Params {
+        self.params
+    }
+
+    /// Whether requests are carried out now, rather than waiting for a connection.
+    pub fn is_connected(&self) -> bool {
+        self.link == Link::Ready
+    }
+
+    /// Tag for `index` of the task table, or past it for login, ping and logout.
+    fn make_tag(&mut self, index: usize) -> u32 {
+        let tag = (self.next_tag << TAG_BITS) | index as u32;
+        self.next_tag = self.next_tag.wrapping_add(1);
+        tag
+    }
+
+    fn arm(&mut self, at: Time) {
+        self.deadline = Some(self.deadline.map_or(at, |d| d.min(at)));
+    }
+
+    fn slots(&self) -> Option<u32> {
+        match self.state {
+            BackendState::Ready { slots } => Some(slots),
+            _ => None,
+        }
+    }
+
+    /// Puts a task back among those that wait, in the order of submission.
+    fn enqueue(&mut self, index: usize) {
+        self.tasks[index].state = TaskState::Queued;
+        if index == PROBE {
+            return;
+        }
+        let seq = self.tasks[index].seq;
+        let tasks = &self.tasks;
+        let at = self.queue.partition_point(|q| tasks[usize::from(*q)].seq < seq);
+        self.queue.insert(at, index as u16);
+    }
+
+    /// The request of task `index` has its outcome.
+    fn end(&mut self, index: usize, outcome: Result<Stored, StoreError>) {
+        if self.tasks[index].state == TaskState::Queued {
+            self.queue.retain(|q| usize::from(*q) != index);
+        }
+        self.drop_bursts(index);
+        let task = &mut self.tasks[index];
+        task.state = TaskState::Ended;
+        task.outcome = outcome;
+        if task.shown == 0 {
+            self.done.push_back(index as u16);
+        }
+    }
+
+    fn drop_bursts(&mut self, index: usize) {
+        if self.tasks[index].bursts > 0 {
+            self.bursts.retain(|b| usize::from(b.task) != index);
+            self.tasks[index].bursts = 0;
+        }
+    }
+
+    fn end_all(&mut self, error: StoreError) {
+        for index in 1..self.tasks.len() {
+            if matches!(self.tasks[index].state, TaskState::Queued | TaskState::Sent) {
+                self.end(index, Err(error));
+            }
+        }
+    }
+
+    /// The unit cannot be used.
+    fn fail(&mut self, now: Time, error: StoreError) {
+        tracing::warn!(server = %self.label, %error, "failed");
+        self.state = BackendState::Failed(error);
+        self.stopping = true;
+        self.end_all(error);
+        self.leave(now, Action::Abort);
+    }
+}
+
+impl SwapBackend for IscsiBackend {
+    fn state(&self) -> BackendState {
+        self.state
+    }
+
+    fn limits(&self) -> BackendLimits {
+        BackendLimits { batch_pages: BATCH_PAGES_MAX, in_flight: self.config.in_flight }
+    }
+
+    fn server(&self) -> &str {
+        &self.label
+    }
+
+    fn submit(&mut self, _now: Time, request: Request) -> Result<(), SubmitError> {
+        assert!(!request.pages.is_empty(), "a request has at least one page");
+        let Some(slots) = self.slots() else { return Err(SubmitError::NotReady(request)) };
+        let Some(index) = self.free.pop() else { return Err(SubmitError::Full(request)) };
+        let index = usize::from(index);
+        let past_end = (u64::from(request.first.0) + request.pages.len() as u64)
+            .checked_sub(u64::from(slots))
+            .filter(|past| *past > 0);
+        let deadline = request.deadline;
+        self.tasks[index] = Task {
+            id: request.id,
+            kind: match request.op {
+                Op::Read => Kind::Read,
+                Op::Write => Kind::Write,
+            },
+            first: request.first,
+            len: (request.pages.len() * PAGE_SIZE) as u32,
+            pages: request.pages,
+            deadline,
+            seq: self.next_seq,
+            ..Task::default()
+        };
+        self.next_seq += 1;
+        if past_end.is_some() {
+            let slot = request.first.0.max(slots);
+            self.end(index, Err(StoreError::OutOfRange { slot }));
+            return Ok(());
+        }
+        if let Some(at) = deadline {
+            self.arm(at);
+        }
+        self.enqueue(index);
+        Ok(())
+    }
+
+    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
+        netswap_net::Session::handle_deadline(self, now);
+        let index = self.done.pop_front()?;
+        let task = &mut self.tasks[usize::from(index)];
+        task.state = TaskState::Free;
+        self.free.push(index);
+        let pages = std::mem::take(&mut task.pages);
+        Some(Completion { id: task.id, pages, outcome: task.outcome })
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        self.deadline
+    }
+
+    fn shutdown(&mut self, now: Time) {
+        if self.stopping && self.state == BackendState::Stopped {
+            return;
+        }
+        self.state = BackendState::Stopped;
+        self.stopping = true;
+        let busy = |t: &Task| t.state == TaskState::Sent || t.shown > 0;
+        let idle = !self.tasks.iter().any(busy);
+        self.end_all(StoreError::Cancelled);
+        if self.link == Link::Ready && idle {
+            self.start_logout(now);
+        } else {
+            // Closing the connection ends the session: its tasks are retained for no time at all.
+            self.leave(now, Action::Abort);
+        }
+    }
+
+    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
+        for task in &self.tasks[1..] {
+            let phase = match task.state {
+                TaskState::Free | TaskState::Ended => continue,
+                _ if self.link != Link::Ready => Phase::Disconnected,
+                TaskState::Queued => Phase::Queued,
+                TaskState::Sent if task.shown > 0 => Phase::Queued,
+                TaskState::Sent => Phase::Sent,
+            };
+            visit(Outstanding {
+                id: task.id,
+                first: task.first,
+                pages: task.pages.len() as u32,
+                verb: task.verb(),
+                tag_name: "ITT",
+                tag: task.tag,
+                phase,
+            });
+        }
+    }
+}
+
+impl Default for Task {
+    fn default() -> Task {
+        Task {
+            state: TaskState::Free,
+            id: RequestId(0),
+            kind: Kind::Read,
+            step: Step::Command,
+            first: Slot(0),
+            len: 0,
+            pages: ArrayVec::new(),
+            deadline: None,
+            seq: 0,
+            tag: 0,
+            sent_at: Time::ZERO,
+            retry_at: Time::ZERO,
+            backoff: Span::ZERO,
+            received: 0,
+            data_sn: 0,
+            r2t_sn: 0,
+            asked_to: 0,
+            bursts: 0,
+            shown: 0,
+            garbage: 0,
+            retries: 0,
+            outcome: Err(StoreError::Cancelled),
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! What comes in: where its bytes belong, and whether a PDU is one that may come now.
+//!
+//! A header is checked before a byte of its data is taken, so that data never lands in a page that
+//! it does not belong to. The effects of a PDU follow when all of it has arrived.
+
+use netswap_net::Action;
+use netswap_reserve::{PAGE_SIZE, Span, Time};
+
+use super::send::{Burst, R2TS_MAX};
+use super::task::{PROBE, TAG_BITS, Task, TaskState};
+use super::verdict::Ending;
+use super::{IscsiBackend, Link};
+use crate::login::{LOGIN_SEGMENT_MAX, LoginError};
+use crate::pdu::{
+    AsyncMessage, BHS_LEN, Bhs, DataIn, LogoutResponse, NopIn, PduError, R2t, Reject, ResponsePdu,
+    ScsiResponse, TAG_NONE, ahs_len, padding, reject,
+};
+use crate::scsi::Sense;
+
+/// Bytes of set-up data that are looked at.
+pub(super) const PROBE_LEN: usize = 96;
+
+/// How a target broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error(transparent)]
+    Header(#[from] PduError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    #[error("additional header segment in a response")]
+    Ahs,
+    #[error("data segment is longer than was declared")]
+    DataSegmentLength,
+    #[error("StatSN is not the next one")]
+    StatSn,
+    #[error("no such task")]
+    Tag,
+    #[error("DataSN is not the next one")]
+    DataSn,
+    #[error("buffer offset is not the next one")]
+    Offset,
+    #[error("more data than was asked for")]
+    TooMuchData,
+    #[error("data for a command that reads none")]
+    Direction,
+    #[error("R2TSN is not the next one")]
+    R2tSn,
+    #[error("R2T that asks for too much, or more R2Ts than were agreed")]
+    R2t,
+    #[error("command ended with data missing and no residual")]
+    MissingData,
+    #[error("PDU that cannot come in this phase")]
+    Phase,
+    #[error("more pings than can be answered")]
+    Pings,
+    #[error("sense data longer than its segment")]
+    Sense,
+    #[error("PDU rejected by the target")]
+    Rejected,
+}
+
+impl Violation {
+    /// For `StoreError::Garbage`.
+    pub(super) fn what(self) -> &'static str {
+        match self {
+            Violation::Header(PduError::Opcode(_)) => "unknown opcode",
+            Violation::Header(PduError::Flags { .. }) => "flags that are not allowed",
+            Violation::Header(PduError::Field { .. }) => "field with a value that is not allowed",
+            Violation::Login(_) => "login that breaks the rules",
+            Violation::Ahs => "additional header segment in a response",
+            Violation::DataSegmentLength => "data segment longer than was declared",
+            Violation::StatSn => "wrong StatSN",
+            Violation::Tag => "answer to no task",
+            Violation::DataSn => "wrong DataSN",
+            Violation::Offset => "wrong buffer offset",
+            Violation::TooMuchData => "more data than was asked for",
+            Violation::Direction => "data for a command that reads none",
+            Violation::R2tSn => "wrong R2TSN",
+            Violation::R2t => "R2T beyond what was agreed",
+            Violation::MissingData => "data missing without a residual",
+            Violation::Phase => "PDU that cannot come in this phase",
+            Violation::Pings => "flood of pings",
+            Violation::Sense => "sense data longer than its segment",
+            Violation::Rejected => "PDU rejected",
+        }
+    }
+}
+
+/// Where the data of the PDU at hand goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dest {
+    /// The small buffer, from a byte on.
+    Small(usize),
+    /// The pages of a task, from a byte on.
+    Pages { task: usize, offset: usize },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Header,
+    Data { dest: Dest, len: usize },
+    Padding { len: usize },
+}
+
+/// The PDU that is being received.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    bhs: Bhs,
+    pdu: Option<ResponsePdu>,
+    part: Part,
+    /// Bytes of `part` that have arrived.
+    at: usize,
+    pad: [u8; 4],
+    /// Login text (which may span PDUs), sense, set-up data.
+    small: Box<[u8; LOGIN_SEGMENT_MAX]>,
+    /// Bytes of login text that earlier PDUs brought.
+    text_len: usize,
+}
+
+impl Receiver {
+    pub(super) fn new() -> Receiver {
+        Receiver {
+            bhs: [0; BHS_LEN],
+            pdu: None,
+            part: Part::Header,
+            at: 0,
+            pad: [0; 4],
+            small: Box::new([0; LOGIN_SEGMENT_MAX]),
+            text_len: 0,
+        }
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.pdu = None;
+        self.part = Part::Header;
+        self.at = 0;
+        self.text_len = 0;
+    }
+
+    /// The task that the PDU at hand names.
+    pub(super) fn task(&self) -> Option<usize> {
+        let tag = match self.pdu? {
+            ResponsePdu::ScsiResponse(p) => p.itt,
+            ResponsePdu::DataIn(p) => p.itt,
+            ResponsePdu::R2t(p) => p.itt,
+            _ => return None,
+        };
+        Some((tag & ((1 << TAG_BITS) - 1)) as usize).filter(|i| *i < 1 << TAG_BITS)
+    }
+
+    pub(super) fn buffer<'a>(&'a mut self, tasks: &'a mut [Task]) -> &'a mut [u8] {
+        let at = self.at;
+        match self.part {
+            Part::Header => &mut self.bhs[at..],
+            Part::Data { dest: Dest::Small(start), len } => {
+                &mut self.small[start + at..start + len]
+            }
+            Part::Data { dest: Dest::Pages { task, offset }, len } => {
+                let from = offset + at;
+                let in_page = from % PAGE_SIZE;
+                let n = (PAGE_SIZE - in_page).min(len - at);
+                let page = tasks[task].pages[from / PAGE_SIZE].bytes_mut();
+                &mut page[in_page..in_page + n]
+            }
+            Part::Padding { len } => &mut self.pad[at..len],
+        }
+    }
+
+    /// The first bytes of the small buffer.
+    pub(super) fn small_data(&self, len: usize) -> &[u8] {
+        &self.small[..len]
+    }
+
+    fn data(&self, len: u32) -> &[u8] {
+        &self.small[..(len as usize).min(LOGIN_SEGMENT_MAX)]
+    }
+}
+
+impl IscsiBackend {
+    /// `n` bytes have arrived in the buffer.
+    pub(super) fn receive(&mut self, now: Time, n: usize) -> Result<(), Violation> {
+        self.rx.at += n;
+        match self.rx.part {
+            Part::Header if self.rx.at == BHS_LEN => self.receive_header(now),
+            Part::Data { len, .. } if self.rx.at == len => {
+                self.rx.at = 0;
+                match padding(len) {
+                    0 => self.finish_pdu(now),
+                    len => {
+                        self.rx.part = Part::Padding { len };
+                        Ok(())
+                    }
+                }
+            }
+            Part::Padding { len } if self.rx.at == len => self.finish_pdu(now),
+            _ => Ok(()),
+        }
+    }
+
+    fn receive_header(&mut self, now: Time) -> Result<(), Violation> {
+        self.rx.at = 0;
+        self.rx.pdu = None;
+        let pdu = ResponsePdu::parse(&self.rx.bhs)?;
+        if ahs_len(&self.rx.bhs) != 0 {
+            return Err(Violation::Ahs);
+        }
+        self.rx.pdu = Some(pdu);
+        let len = crate::pdu::data_len(&self.rx.bhs);
+        let dest = self.check(&pdu, len)?;
+        if len == 0 {
+            return self.finish_pdu(now);
+        }
+        self.rx.part = Part::Data { dest, len };
+        Ok(())
+    }
+
+    /// Whether this PDU may come now, and where its data goes.
+    fn check(&mut self, pdu: &ResponsePdu, len: usize) -> Result<Dest, Violation> {
+        if let ResponsePdu::Login(login) = pdu {
+            return self.check_login(login, len);
+        }
+        if self.link == Link::Login {
+            return Err(Violation::Phase);
+        }
+        if pdu.bears_status() && pdu.sns().stat_sn != self.exp_stat_sn {
+            return Err(Violation::StatSn);
+        }
+        if len > self.params.recv_own as usize {
+            return Err(Violation::DataSegmentLength);
+        }
+        match pdu {
+            ResponsePdu::DataIn(data) => return self.check_data_in(data),
+            ResponsePdu::R2t(r2t) => self.check_r2t(r2t)?,
+            ResponsePdu::ScsiResponse(response) => {
+                self.sent_task(response.itt)?;
+            }
+            ResponsePdu::NopIn(nop) if nop.itt != TAG_NONE && Some(nop.itt) != self.ping_tag => {
+                return Err(Violation::Tag);
+            }
+            ResponsePdu::Logout(logout) if Some(logout.itt) != self.logout_tag => {
+                return Err(Violation::Tag);
+            }
+            // None was ever asked for.
+            ResponsePdu::TaskManagement(_) => return Err(Violation::Tag),
+            _ => {}
+        }
+        if len > LOGIN_SEGMENT_MAX { Err(Violation::DataSegmentLength) } else { Ok(Dest::Small(0)) }
+    }
+
+    fn check_login(
+        &mut self,
+        login: &crate::pdu::LoginResponse,
+        len: usize,
+    ) -> Result<Dest, Violation> {
+        if self.link != Link::Login || self.login_due {
+            return Err(Violation::Phase);
+        }
+        if login.itt != self.login_tag {
+            return Err(Violation::Tag);
+        }
+        let start = self.rx.text_len;
+        if len > LOGIN_SEGMENT_MAX - start {
+            return Err(Violation::DataSegmentLength);
+        }
+        Ok(Dest::Small(start))
+    }
+
+    /// The task that was sent with this tag and has not ended.
+    fn sent_task(&self, tag: u32) -> Result<usize, Violation> {
+        let index = (tag & ((1 << TAG_BITS) - 1)) as usize;
+        let task = self.tasks.get(index).ok_or(Violation::Tag)?;
+        if task.tag != tag || task.state != TaskState::Sent {
+            return Err(Violation::Tag);
+        }
+        Ok(index)
+    }
+
+    fn check_data_in(&mut self, data: &DataIn) -> Result<Dest, Violation> {
+        let index = self.sent_task(data.itt)?;
+        let task = &self.tasks[index];
+        if !task.reads() {
+            return Err(Violation::Direction);
+        }
+        if data.data_sn != task.data_sn {
+            return Err(Violation::DataSn);
+        }
+        if data.offset != task.received {
+            return Err(Violation::Offset);
+        }
+        if data.data_len > task.len - task.received {
+            return Err(Violation::TooMuchData);
+        }
+        let offset = data.offset as usize;
+        Ok(match index {
+            PROBE => Dest::Small(offset),
+            task => Dest::Pages { task, offset },
+        })
+    }
+
+    fn check_r2t(&mut self, r2t: &R2t) -> Result<(), Violation> {
+        let index = self.sent_task(r2t.itt)?;
+        let task = &self.tasks[index];
+        if !task.writes() {
+            return Err(Violation::Direction);
+        }
+        if r2t.r2t_sn != task.r2t_sn {
+            return Err(Violation::R2tSn);
+        }
+        if r2t.offset != task.asked_to {
+            return Err(Violation::Offset);
+        }
+        let open = self.bursts.iter().filter(|b| usize::from(b.task) == index);
+        let open = open.filter(|b| b.ttt != TAG_NONE).count() as u32;
+        let most = self.params.max_outstanding_r2t().min(R2TS_MAX);
+        if open >= most || r2t.len > self.params.max_burst() || r2t.len > task.len - task.asked_to {
+            return Err(Violation::R2t);
+        }
+        Ok(())
+    }
+
+    /// All of the PDU has arrived: its effects.
+    fn finish_pdu(&mut self, now: Time) -> Result<(), Violation> {
+        self.rx.part = Part::Header;
+        self.rx.at = 0;
+        let Some(pdu) = self.rx.pdu else { return Ok(()) };
+        if let ResponsePdu::Login(login) = pdu {
+            return self.finish_login_pdu(now, &login);
+        }
+        let sns = pdu.sns();
+        self.window.update(sns.exp_cmd_sn, sns.max_cmd_sn);
+        if pdu.bears_status() {
+            self.exp_stat_sn = self.exp_stat_sn.wrapping_add(1);
+        }
+        match pdu {
+            ResponsePdu::DataIn(data) => self.take_data_in(now, &data),
+            ResponsePdu::ScsiResponse(response) => self.take_response(now, &response),
+            ResponsePdu::R2t(r2t) => self.take_r2t(now, &r2t),
+            ResponsePdu::NopIn(nop) => self.take_nop(&nop),
+            ResponsePdu::Logout(logout) => self.take_logout(now, &logout),
+            ResponsePdu::Async(message) => self.take_async(now, &message),
+            ResponsePdu::Reject(reject) => self.take_reject(&reject),
+            ResponsePdu::TaskManagement(_) | ResponsePdu::Login(_) => Err(Violation::Phase),
+        }
+    }
+
+    fn finish_login_pdu(
+        &mut self,
+        now: Time,
+        login: &crate::pdu::LoginResponse,
+    ) -> Result<(), Violation> {
+        if login.status == 0 {
+            let sns = login.sns;
+            if self.expect_first_stat_sn {
+                self.expect_first_stat_sn = false;
+            } else if sns.stat_sn != self.exp_stat_sn {
+                return Err(Violation::StatSn);
+            }
+            self.exp_stat_sn = sns.stat_sn.wrapping_add(1);
+            self.window.update(sns.exp_cmd_sn, sns.max_cmd_sn);
+        }
+        let len = self.rx.text_len + login.data_len as usize;
+        if login.more && login.status == 0 {
+            self.rx.text_len = len;
+            self.login.handle_more(login)?;
+            self.login_due = true;
+            return Ok(());
+        }
+        self.rx.text_len = 0;
+        let step = self.login.handle(login, &self.rx.small[..len]);
+        self.take_login_step(now, login, step)
+    }
+
+    fn take_data_in(&mut self, now: Time, data: &DataIn) -> Result<(), Violation> {
+        let index = self.sent_task(data.itt)?;
+        let task = &mut self.tasks[index];
+        task.received += data.data_len;
+        task.data_sn = task.data_sn.wrapping_add(1);
+        // A command that moves is not overdue.
+        task.sent_at = now;
+        let Some(status) = data.status else { return Ok(()) };
+        let ending = Ending {
+            response: 0,
+            status,
+            overflow: data.overflow,
+            underflow: data.underflow,
+            residual: data.residual,
+            sense: None,
+        };
+        self.conclude(now, index, ending)
+    }
+
+    fn take_response(&mut self, now: Time, response: &ScsiResponse) -> Result<(), Violation> {
+        let index = self.sent_task(response.itt)?;
+        let data = self.rx.data(response.data_len);
+        let sense = match data {
+            [] | [_] => None,
+            [high, low, rest @ ..] => {
+                let len = usize::from(u16::from_be_bytes([*high, *low]));
+                Sense::parse(rest.get(..len).ok_or(Violation::Sense)?)
+            }
+        };
+        let ending = Ending {
+            response: response.response,
+            status: response.status,
+            overflow: response.overflow,
+            underflow: response.underflow,
+            residual: response.residual,
+            sense,
+        };
+        self.conclude(now, index, ending)
+    }
+
+    fn take_r2t(&mut self, now: Time, r2t: &R2t) -> Result<(), Violation> {
+        let index = self.sent_task(r2t.itt)?;
+        let task = &mut self.tasks[index];
+        task.r2t_sn = task.r2t_sn.wrapping_add(1);
+        task.asked_to += r2t.len;
+        task.bursts += 1;
+        task.sent_at = now;
+        self.stats.r2ts += 1;
+        let burst = Burst {
+            task: index as u16,
+            ttt: r2t.ttt,
+            offset: r2t.offset,
+            len: r2t.len,
+            data_sn: 0,
+        };
+        self.bursts.push_back(burst);
+        Ok(())
+    }
+
+    fn take_nop(&mut self, nop: &NopIn) -> Result<(), Violation> {
+        if nop.itt != TAG_NONE {
+            self.ping_tag = None;
+        }
+        if nop.ttt != TAG_NONE {
+            self.pongs.try_push((nop.lun, nop.ttt)).map_err(|_| Violation::Pings)?;
+        }
+        Ok(())
+    }
+
+    fn take_logout(&mut self, now: Time, logout: &LogoutResponse) -> Result<(), Violation> {
+        self.logout_tag = None;
+        self.wait_before_connect(now, logout.time2wait);
+        self.leave(now, Action::Close);
+        Ok(())
+    }
+
+    /// Section 11.9.1: what the target announces.
+    fn take_async(&mut self, now: Time, message: &AsyncMessage) -> Result<(), Violation> {
+        tracing::debug!(server = %self.label, event = message.event, "asynchronous message");
+        match message.event {
+            // A logout is wanted; or a negotiation, which a new login is too.
+            1 | 4 => self.start_logout(now),
+            // The target drops the connection, or all of the session's.
+            2 | 3 => {
+                self.wait_before_connect(now, message.parameter2);
+                self.leave(now, Action::Abort);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Only a ping may be refused without harm; a command that was is lost (section 7.3).
+    fn take_reject(&mut self, message: &Reject) -> Result<(), Violation> {
+        let is_ping = |bytes: &[u8]| {
+            bytes.get(16..20).and_then(|t| t.try_into().ok()).map(u32::from_be_bytes)
+                == self.ping_tag
+        };
+        let rejected = self.rx.data(message.data_len);
+        if message.reason == reject::TOO_MANY_IMMEDIATE && is_ping(rejected) {
+            self.ping_tag = None;
+            return Ok(());
+        }
+        Err(Violation::Rejected)
+    }
+
+    fn wait_before_connect(&mut self, now: Time, seconds: u16) {
+        // A wait that a target asks for is bounded as DefaultTime2Wait is (13.15).
+        self.not_before = now + Span::from_secs(u64::from(seconds.min(3600)));
+    }
+}

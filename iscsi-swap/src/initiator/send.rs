@@ -1,0 +1,281 @@
+//! What goes out, and in which order: answers and pings first, then data that the target waits for,
+//! then commands as far as its window allows.
+
+use netswap_net::SendVec;
+use netswap_reserve::{PAGE_SIZE, Time};
+use netswap_swap::PageVec;
+
+use super::task::{PROBE, TaskState};
+use super::{IscsiBackend, Link, WritePolicy};
+use crate::login::stage;
+use crate::pdu::{DataOut, LoginRequest, LogoutRequest, NopOut, ScsiCommand, TAG_NONE, lun_bytes};
+use crate::tx::TxPdu;
+
+/// R2Ts that are remembered for one command, whatever was negotiated.
+pub(super) const R2TS_MAX: u32 = 64;
+
+/// The data of a PDU in the ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TxData {
+    None,
+    /// The text of the login request.
+    Login,
+    /// A command without data, or data of task `task` from byte `offset`.
+    Task {
+        task: u16,
+        offset: u32,
+    },
+}
+
+/// Data that a command owes: what may go unsolicited, or what an R2T asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Burst {
+    pub(super) task: u16,
+    pub(super) ttt: u32,
+    pub(super) offset: u32,
+    pub(super) len: u32,
+    pub(super) data_sn: u32,
+}
+
+impl IscsiBackend {
+    /// Fills the ring with what may be sent now.
+    pub(super) fn refill(&mut self, now: Time) {
+        while self.tx.free() > 0 {
+            let sent = match self.link {
+                Link::Login => self.send_login(),
+                Link::Probe => {
+                    self.send_pong() || self.send_ping(now) || self.send_command(now, Some(PROBE))
+                }
+                Link::Ready => {
+                    self.send_pong()
+                        || self.send_ping(now)
+                        || self.send_burst()
+                        || self.send_command(now, None)
+                }
+                Link::LoggingOut => self.send_logout(),
+                _ => false,
+            };
+            if !sent {
+                return;
+            }
+        }
+    }
+
+    fn send_login(&mut self) -> bool {
+        if !std::mem::take(&mut self.login_due) {
+            return false;
+        }
+        let nsg = self.login.nsg();
+        let data_len = self.login.text().len() as u32;
+        let bhs = LoginRequest {
+            transit: nsg.is_some(),
+            more: false,
+            csg: self.login.csg(),
+            nsg: nsg.unwrap_or(stage::SECURITY),
+            version_max: 0,
+            version_min: 0,
+            isid: self.config.isid,
+            tsih: 0,
+            itt: self.login_tag,
+            cid: 0,
+            cmd_sn: self.window.next(),
+            exp_stat_sn: self.exp_stat_sn,
+            data_len,
+        }
+        .build();
+        self.tx.push(TxPdu::new(bhs, TxData::Login, data_len));
+        true
+    }
+
+    fn send_pong(&mut self) -> bool {
+        let Some((lun, ttt)) = self.pongs.pop_at(0) else { return false };
+        self.stats.pings_answered += 1;
+        self.push_nop(lun, TAG_NONE, ttt);
+        true
+    }
+
+    fn send_ping(&mut self, now: Time) -> bool {
+        if !std::mem::take(&mut self.ping_due) {
+            return false;
+        }
+        let tag = self.make_tag(self.tasks.len());
+        self.ping_tag = Some(tag);
+        self.ping_since = now;
+        self.stats.pings_sent += 1;
+        self.push_nop([0; 8], tag, TAG_NONE);
+        self.arm(now + self.config.request_timeout);
+        true
+    }
+
+    fn push_nop(&mut self, lun: [u8; 8], itt: u32, ttt: u32) {
+        let nop = NopOut {
+            immediate: true,
+            lun,
+            itt,
+            ttt,
+            cmd_sn: self.window.next(),
+            exp_stat_sn: self.exp_stat_sn,
+            data_len: 0,
+        };
+        self.tx.push(TxPdu::new(nop.build(), TxData::None, 0));
+    }
+
+    fn send_logout(&mut self) -> bool {
+        if !std::mem::take(&mut self.logout_due) {
+            return false;
+        }
+        let tag = self.make_tag(self.tasks.len());
+        self.logout_tag = Some(tag);
+        let logout = LogoutRequest {
+            immediate: true,
+            reason: 0,
+            itt: tag,
+            cid: 0,
+            cmd_sn: self.window.next(),
+            exp_stat_sn: self.exp_stat_sn,
+        };
+        self.tx.push(TxPdu::new(logout.build(), TxData::None, 0));
+        true
+    }
+
+    /// The next Data-Out of the oldest burst. Unsolicited bursts are in the order of their commands,
+    /// and no later command overtakes them (section 4.2.5.2).
+    fn send_burst(&mut self) -> bool {
+        let Some(burst) = self.bursts.front_mut() else { return false };
+        let len = burst.len.min(self.params.recv_peer);
+        let last = len == burst.len;
+        let task = &mut self.tasks[usize::from(burst.task)];
+        let lun = if burst.ttt == TAG_NONE { [0; 8] } else { lun_bytes(self.config.lun) };
+        let pdu = DataOut {
+            last,
+            lun,
+            itt: task.tag,
+            ttt: burst.ttt,
+            exp_stat_sn: self.exp_stat_sn,
+            data_sn: burst.data_sn,
+            offset: burst.offset,
+            data_len: len,
+        };
+        let data = TxData::Task { task: burst.task, offset: burst.offset };
+        burst.offset += len;
+        burst.len -= len;
+        burst.data_sn += 1;
+        task.shown += 1;
+        if last {
+            task.bursts -= 1;
+            self.bursts.pop_front();
+        }
+        self.tx.push(TxPdu::new(pdu.build(), data, len));
+        true
+    }
+
+    /// Issues the task `only`, or the first that waits and may go.
+    fn send_command(&mut self, now: Time, only: Option<usize>) -> bool {
+        if !self.window.is_open() {
+            return false;
+        }
+        let Some(index) = self.next_command(now, only) else { return false };
+        let Some(cmd_sn) = self.window.take() else { return false };
+        self.tasks[index].tag = self.make_tag(index);
+        let fua = self.config.write_policy == WritePolicy::Fua;
+        let params = self.params;
+        let task = &mut self.tasks[index];
+        task.rewind();
+        task.state = TaskState::Sent;
+        task.sent_at = now;
+        task.shown += 1;
+        let writes = task.writes();
+        let first_burst = task.len.min(params.first_burst());
+        let immediate = match writes && params.immediate_data() {
+            true => first_burst.min(params.recv_peer),
+            false => 0,
+        };
+        let unsolicited = match writes && !params.initial_r2t() {
+            true => first_burst - immediate,
+            false => 0,
+        };
+        task.asked_to = immediate + unsolicited;
+        let reads = task.reads();
+        let bhs = ScsiCommand {
+            immediate: false,
+            last: unsolicited == 0,
+            read: reads,
+            write: writes,
+            attr: 1,
+            lun: lun_bytes(self.config.lun),
+            itt: task.tag,
+            expected: if reads || writes { task.len } else { 0 },
+            cmd_sn,
+            exp_stat_sn: self.exp_stat_sn,
+            cdb: task.cdb(self.block_size, fua).build(),
+            data_len: immediate,
+        }
+        .build();
+        let index = index as u16;
+        if unsolicited > 0 {
+            task.bursts += 1;
+            let (offset, len) = (immediate, unsolicited);
+            self.bursts.push_back(Burst { task: index, ttt: TAG_NONE, offset, len, data_sn: 0 });
+        }
+        self.tx.push(TxPdu::new(bhs, TxData::Task { task: index, offset: 0 }, immediate));
+        self.arm(now + self.config.request_timeout);
+        true
+    }
+
+    fn next_command(&mut self, now: Time, only: Option<usize>) -> Option<usize> {
+        if let Some(index) = only {
+            let task = &self.tasks[index];
+            return (task.state == TaskState::Queued && task.retry_at <= now).then_some(index);
+        }
+        let may_go = |q: &u16| {
+            let task = &self.tasks[usize::from(*q)];
+            let earlier = |t: &super::Task| t.is_active() && t.seq < task.seq;
+            task.retry_at <= now && !self.tasks[1..].iter().any(|t| earlier(t) && t.conflicts(task))
+        };
+        let at = self.queue.iter().position(may_go)?;
+        self.queue.remove(at).map(usize::from)
+    }
+
+    /// `n` bytes of what was shown are with the transport.
+    pub(super) fn take_sent(&mut self, n: usize) {
+        let (tasks, done) = (&mut self.tasks, &mut self.done);
+        self.tx.sent(n, |pdu| {
+            let TxData::Task { task: index, .. } = pdu.data else { return };
+            let task = &mut tasks[usize::from(index)];
+            task.shown -= 1;
+            if task.shown == 0 && task.state == TaskState::Ended {
+                done.push_back(index);
+            }
+        });
+    }
+
+    /// Shows the ring: headers, and slices of the pages themselves.
+    pub(super) fn show<'a>(&'a self, out: &mut SendVec<'a>) {
+        self.tx.show(out, |pdu, from, out| match pdu.data {
+            TxData::None => true,
+            TxData::Login => {
+                let text = &self.login.text()[..pdu.data_len as usize];
+                out.try_push(&text[from..]).is_ok()
+            }
+            TxData::Task { task, offset } => {
+                let pages = &self.tasks[usize::from(task)].pages;
+                let end = offset as usize + pdu.data_len as usize;
+                push_pages(pages, offset as usize + from, end, out)
+            }
+        });
+    }
+}
+
+/// Appends the bytes `from..end` of `pages` as slices; whether all fitted.
+fn push_pages<'a>(pages: &'a PageVec, mut from: usize, end: usize, out: &mut SendVec<'a>) -> bool {
+    while from < end {
+        let at = from % PAGE_SIZE;
+        let len = (PAGE_SIZE - at).min(end - from);
+        let page = pages[from / PAGE_SIZE].bytes();
+        if out.try_push(&page[at..at + len]).is_err() {
+            return false;
+        }
+        from += len;
+    }
+    true
+}

@@ -1,0 +1,264 @@
+//! The connection: opening, timers, and what happens when it ends.
+
+use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_reserve::{Span, Time};
+use netswap_swap::{BackendState, StoreError};
+
+use super::receive::Violation;
+use super::task::{PROBE, Step, TaskState};
+use super::{IscsiBackend, Link};
+
+impl Session for IscsiBackend {
+    fn handle_connected(&mut self, now: Time) {
+        if self.link != Link::Connecting {
+            return;
+        }
+        self.rx.reset();
+        self.last_heard = now;
+        self.start_login(now);
+    }
+
+    fn handle_disconnected(&mut self, now: Time, why: Disconnect) {
+        if matches!(self.link, Link::Waiting { .. } | Link::Stopped) {
+            return;
+        }
+        if self.link != Link::Leaving {
+            tracing::debug!(server = %self.label, %why, "connection lost");
+            self.stats.disconnects += 1;
+            self.forget_connection();
+        }
+        self.action = None;
+        if self.stopping {
+            self.link = Link::Stopped;
+            return;
+        }
+        let until = (now + self.backoff).max(self.not_before);
+        let doubled = self.backoff * 2;
+        self.backoff = doubled.min(self.config.backoff_max).max(self.config.backoff_min);
+        self.enter(now, Link::Waiting { until });
+        self.arm(until);
+    }
+
+    fn recv_buffer(&mut self) -> &mut [u8] {
+        match self.link {
+            Link::Login | Link::Probe | Link::Ready | Link::LoggingOut => {
+                self.rx.buffer(&mut self.tasks)
+            }
+            _ => &mut [],
+        }
+    }
+
+    fn handle_received(&mut self, now: Time, n: usize) {
+        assert!(n <= self.recv_buffer().len(), "more was received than there was room for");
+        if n == 0 {
+            return;
+        }
+        self.last_heard = now;
+        if let Err(violation) = self.receive(now, n) {
+            self.drop_garbage(now, violation);
+        }
+    }
+
+    fn poll_send<'a>(&'a mut self, now: Time, out: &mut SendVec<'a>) {
+        self.refill(now);
+        self.show(out);
+    }
+
+    fn handle_sent(&mut self, _now: Time, n: usize) {
+        self.take_sent(n);
+    }
+
+    fn poll_action(&mut self, now: Time) -> Option<Action> {
+        if let Some(action) = self.action.take() {
+            return Some(action);
+        }
+        match self.link {
+            Link::Waiting { until } if until <= now => {
+                self.enter(now, Link::Connecting);
+                Some(Action::Connect { remote: self.config.portal, same_port: false })
+            }
+            _ => None,
+        }
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        self.deadline
+    }
+
+    fn handle_deadline(&mut self, now: Time) {
+        if self.deadline.is_none_or(|d| d > now) {
+            return;
+        }
+        self.expire(now);
+        self.deadline = self.next_timer(now);
+    }
+}
+
+impl IscsiBackend {
+    pub(super) fn enter(&mut self, now: Time, link: Link) {
+        self.link = link;
+        self.since = now;
+        if !matches!(link, Link::Stopped | Link::Waiting { .. }) {
+            self.arm(now + self.config.request_timeout);
+        }
+    }
+
+    /// Ends the connection: by `Close` once all is sent, by `Abort` at once.
+    pub(super) fn leave(&mut self, now: Time, action: Action) {
+        match self.link {
+            Link::Waiting { .. } => {
+                self.forget_connection();
+                if self.stopping {
+                    self.link = Link::Stopped;
+                }
+            }
+            Link::Stopped => {}
+            Link::Leaving => self.action = Some(action),
+            _ => {
+                self.forget_connection();
+                self.action = Some(action);
+                self.enter(now, Link::Leaving);
+            }
+        }
+    }
+
+    /// Nothing of this connection counts any more: what was on its way will be issued again.
+    fn forget_connection(&mut self) {
+        self.tx.clear();
+        self.rx.reset();
+        self.pongs.clear();
+        self.bursts.clear();
+        self.login_due = false;
+        self.ping_due = false;
+        self.ping_tag = None;
+        self.logout_due = false;
+        self.logout_tag = None;
+        for index in 0..self.tasks.len() {
+            let task = &mut self.tasks[index];
+            task.bursts = 0;
+            let shown = std::mem::take(&mut task.shown);
+            task.retry_at = Time::ZERO;
+            // A target that restarts loses its cache, so a write whose SYNCHRONIZE CACHE is
+            // outstanding starts over.
+            task.step = Step::Command;
+            match task.state {
+                TaskState::Sent if index == PROBE => task.state = TaskState::Free,
+                TaskState::Sent => {
+                    self.stats.reissued += 1;
+                    self.enqueue(index);
+                }
+                TaskState::Ended if shown > 0 => self.done.push_back(index as u16),
+                _ => {}
+            }
+        }
+    }
+
+    /// The target broke the protocol. The command it concerns, or else all that were sent, count it.
+    fn drop_garbage(&mut self, now: Time, violation: Violation) {
+        tracing::warn!(server = %self.label, %violation, "dropping the connection");
+        self.stats.garbage += 1;
+        let what = violation.what();
+        let limit = self.config.garbage_limit;
+        let blamed = self.rx.task().filter(|i| self.tasks[*i].state == TaskState::Sent);
+        let ready = self.link == Link::Ready;
+        for index in 1..self.tasks.len() {
+            let task = &mut self.tasks[index];
+            let counts = task.is_active()
+                && match blamed {
+                    Some(one) => one == index,
+                    // Without a session every request suffers.
+                    None => !ready || task.state == TaskState::Sent,
+                };
+            if counts {
+                task.garbage += 1;
+                if task.garbage >= limit {
+                    self.end(index, Err(StoreError::Garbage { what }));
+                }
+            }
+        }
+        if self.state == BackendState::Starting {
+            self.setup_garbage += 1;
+            if self.setup_garbage >= limit {
+                return self.fail(now, StoreError::Garbage { what });
+            }
+        }
+        self.leave(now, Action::Abort);
+    }
+
+    fn expire(&mut self, now: Time) {
+        let timeout = self.config.request_timeout;
+        let mut overdue = false;
+        for index in 1..self.tasks.len() {
+            let task = &self.tasks[index];
+            if !task.is_active() {
+                continue;
+            }
+            let sent = task.state == TaskState::Sent;
+            if task.deadline.is_some_and(|d| d <= now) {
+                // It may still be carried out: dropping the connection, and reinstating the session
+                // before anything else is sent, makes sure that it is not carried out late.
+                overdue |= sent;
+                self.end(index, Err(StoreError::TimedOut));
+            } else {
+                overdue |= sent && task.sent_at + timeout <= now;
+            }
+        }
+        let probe = &self.tasks[PROBE];
+        overdue |= probe.state == TaskState::Sent && probe.sent_at + timeout <= now;
+        let waited = now.since(self.since) >= timeout;
+        match self.link {
+            Link::Connecting | Link::Login | Link::LoggingOut if waited => overdue = true,
+            Link::Leaving if waited => {
+                // An orderly close that does not come to its end.
+                self.action = Some(Action::Abort);
+                self.since = now;
+            }
+            Link::Probe | Link::Ready => overdue |= self.check_alive(now),
+            _ => {}
+        }
+        let open = !matches!(self.link, Link::Waiting { .. } | Link::Stopped | Link::Leaving);
+        if overdue && open {
+            tracing::debug!(server = %self.label, "no answer in time, dropping the connection");
+            self.stats.timeouts += 1;
+            self.leave(now, Action::Abort);
+        }
+    }
+
+    /// Pings a silent target; whether it left a ping unanswered for too long.
+    fn check_alive(&mut self, now: Time) -> bool {
+        if self.ping_tag.is_some() {
+            return self.ping_since + self.config.request_timeout <= now;
+        }
+        if self.last_heard + self.config.nop_interval <= now {
+            self.ping_due = true;
+        }
+        false
+    }
+
+    fn next_timer(&self, now: Time) -> Option<Time> {
+        let timeout = self.config.request_timeout;
+        let link = match self.link {
+            Link::Waiting { until } => Some(until),
+            Link::Connecting | Link::Login | Link::LoggingOut | Link::Leaving => {
+                Some(self.since + timeout)
+            }
+            Link::Probe | Link::Ready if self.ping_due => None,
+            Link::Probe | Link::Ready if self.ping_tag.is_some() => Some(self.ping_since + timeout),
+            Link::Probe | Link::Ready => Some(self.last_heard + self.config.nop_interval),
+            Link::Stopped => None,
+        };
+        let tasks = self.tasks.iter().filter(|t| t.is_active()).flat_map(|t| {
+            let retry = (t.retry_at > now).then_some(t.retry_at);
+            match t.state {
+                TaskState::Sent => [t.deadline, Some(t.sent_at + timeout)],
+                _ => [t.deadline, retry],
+            }
+        });
+        tasks.flatten().chain(link).min()
+    }
+
+    /// The next wait doubles, up to the limit.
+    pub(super) fn next_backoff(&self, before: Span) -> Span {
+        (before * 2).max(self.config.busy_backoff).min(self.config.backoff_max)
+    }
+}

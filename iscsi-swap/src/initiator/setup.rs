@@ -1,0 +1,149 @@
+//! From an open connection to a unit that can be used: login, then three questions to the unit.
+
+use netswap_net::Action;
+use netswap_reserve::{PAGE_SIZE, Span, Time};
+use netswap_swap::{BackendState, StoreError};
+
+use super::receive::{PROBE_LEN, Violation};
+use super::task::{Kind, PROBE, ProbeStep, Step, Task, TaskState};
+use super::{IscsiBackend, Link};
+use crate::login::{LoginError, LoginStep};
+use crate::pdu::LoginResponse;
+use crate::scsi::Sense;
+use crate::scsi::data::{CAPACITY_LEN, Capacity, is_disk};
+use crate::window::CmdWindow;
+
+impl IscsiBackend {
+    /// The connection is open.
+    pub(super) fn start_login(&mut self, now: Time) {
+        self.enter(now, Link::Login);
+        self.window = CmdWindow::new(self.config.first_cmd_sn);
+        self.exp_stat_sn = 0;
+        self.expect_first_stat_sn = true;
+        self.login_tag = self.make_tag(self.tasks.len());
+        self.login.start().expect("two names of 223 bytes fit the text buffer");
+        self.login_due = true;
+    }
+
+    pub(super) fn take_login_step(
+        &mut self,
+        now: Time,
+        response: &LoginResponse,
+        step: Result<LoginStep, LoginError>,
+    ) -> Result<(), Violation> {
+        if response.status == 0 && response.isid != self.config.isid {
+            return Err(Violation::Login(LoginError::Mismatch("ISID")));
+        }
+        match step {
+            Ok(LoginStep::Again) => self.login_due = true,
+            Ok(LoginStep::Done(_)) if response.tsih == 0 => {
+                return Err(Violation::Login(LoginError::Mismatch("TSIH")));
+            }
+            Ok(LoginStep::Done(params)) => {
+                tracing::debug!(server = %self.label, ?params, "logged in");
+                self.params = params;
+                self.stats.logins += 1;
+                self.enter(now, Link::Probe);
+                self.probe(ProbeStep::Ready);
+            }
+            Err(LoginError::Refused(status)) => self.login_refused(now, status),
+            Err(error) => return Err(Violation::Login(error)),
+        }
+        Ok(())
+    }
+
+    /// A target that is short of something is asked again, one that objects only if it was content
+    /// before: a target that restarts may not know its units yet.
+    fn login_refused(&mut self, now: Time, status: u16) {
+        tracing::warn!(server = %self.label, status, "login refused");
+        let initiator_error = status >> 8 != 3;
+        if initiator_error && self.state == BackendState::Starting {
+            return self.fail(now, StoreError::Refused { code: u32::from(status) });
+        }
+        self.leave(now, Action::Abort);
+    }
+
+    /// Asks the unit the next question.
+    pub(super) fn probe(&mut self, step: ProbeStep) {
+        let len = match step {
+            ProbeStep::Ready => 0,
+            ProbeStep::Inquiry => PROBE_LEN,
+            ProbeStep::Capacity => CAPACITY_LEN,
+        };
+        self.tasks[PROBE] = Task {
+            kind: Kind::Probe(step),
+            step: Step::Command,
+            len: len as u32,
+            state: TaskState::Queued,
+            shown: self.tasks[PROBE].shown,
+            ..Task::default()
+        };
+    }
+
+    /// A question was answered with `received` bytes in the small buffer.
+    pub(super) fn probe_done(&mut self, now: Time, step: ProbeStep, data: [u8; PROBE_LEN]) {
+        let received = self.tasks[PROBE].received as usize;
+        let data = &data[..received.min(PROBE_LEN)];
+        self.tasks[PROBE].state = TaskState::Free;
+        match step {
+            ProbeStep::Ready => self.probe(ProbeStep::Inquiry),
+            ProbeStep::Inquiry if is_disk(data) => self.probe(ProbeStep::Capacity),
+            ProbeStep::Inquiry => {
+                let code = Sense::NO_SUCH_LUN.code();
+                self.probe_refused(now, StoreError::Refused { code });
+            }
+            ProbeStep::Capacity => match Capacity::parse(data) {
+                Some(capacity) => self.unit_ready(now, capacity),
+                None => {
+                    let what = "READ CAPACITY data too short";
+                    self.probe_refused(now, StoreError::Garbage { what });
+                }
+            },
+        }
+    }
+
+    /// The unit cannot be used as it is now.
+    pub(super) fn probe_refused(&mut self, now: Time, error: StoreError) {
+        self.tasks[PROBE].state = TaskState::Free;
+        if self.state == BackendState::Starting {
+            return self.fail(now, error);
+        }
+        // It was usable before: perhaps its target has not set it up again yet.
+        tracing::warn!(server = %self.label, %error, "unit not usable after reconnect");
+        self.leave(now, Action::Abort);
+    }
+
+    fn unit_ready(&mut self, now: Time, capacity: Capacity) {
+        let size = capacity.block_size;
+        let page = PAGE_SIZE as u32;
+        if size < 512 || size > page || !page.is_multiple_of(size) {
+            return self
+                .fail(now, StoreError::Garbage { what: "block size that pages do not fit" });
+        }
+        let slots = capacity.blocks / u64::from(page / size);
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+        match self.state {
+            BackendState::Starting => self.state = BackendState::Ready { slots },
+            // A unit that changed is another unit: its content is not ours.
+            BackendState::Ready { slots: before } if slots < before || size != self.block_size => {
+                return self.fail(now, StoreError::OutOfRange { slot: slots.min(before) });
+            }
+            _ => {}
+        }
+        self.block_size = size;
+        self.setup_garbage = 0;
+        self.backoff = self.config.backoff_min;
+        // Section 13.15: how long a reconnect waits after a connection that was not logged out.
+        let wait = Span::from_secs(u64::from(self.params.time2wait()));
+        self.backoff = self.backoff.max(wait);
+        self.enter(now, Link::Ready);
+    }
+
+    /// Logs out; what is outstanding is issued again in the next session.
+    pub(super) fn start_logout(&mut self, now: Time) {
+        if matches!(self.link, Link::Ready | Link::Probe) {
+            self.logout_due = true;
+            self.enter(now, Link::LoggingOut);
+        }
+    }
+}

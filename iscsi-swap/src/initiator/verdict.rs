@@ -1,0 +1,168 @@
+//! What the end of a command means for its request.
+
+use netswap_reserve::Time;
+use netswap_swap::{StoreError, Stored};
+
+use super::receive::{PROBE_LEN, Violation};
+use super::task::{Kind, Step, Task};
+use super::{IscsiBackend, Link, WritePolicy};
+use crate::scsi::{Sense, status};
+
+/// Times in a row that a condition which should pass may be met before the request fails.
+const RETRIES_MAX: u8 = 16;
+
+/// How a target ended a command.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ending {
+    pub(super) response: u8,
+    pub(super) status: u8,
+    pub(super) overflow: bool,
+    pub(super) underflow: bool,
+    pub(super) residual: u32,
+    pub(super) sense: Option<Sense>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Done,
+    /// Issue it again at once, from its first step.
+    Again,
+    /// Issue it again later; `counted` towards [`RETRIES_MAX`].
+    Later {
+        counted: bool,
+    },
+    Fail(StoreError),
+}
+
+impl IscsiBackend {
+    /// Command `index` has ended.
+    pub(super) fn conclude(
+        &mut self,
+        now: Time,
+        index: usize,
+        ending: Ending,
+    ) -> Result<(), Violation> {
+        let verdict = judge(&self.tasks[index], &ending)?;
+        match (ending.status, ending.sense) {
+            (status::BUSY | status::TASK_SET_FULL, _) => self.stats.busy += 1,
+            (status::CHECK_CONDITION, Some(Sense { key: 6, .. })) => {
+                self.stats.unit_attentions += 1;
+            }
+            _ => {}
+        }
+        self.drop_bursts(index);
+        let task = &mut self.tasks[index];
+        task.garbage = 0;
+        let verdict = match verdict {
+            Verdict::Again | Verdict::Later { counted: true } => {
+                task.retries += 1;
+                let fail = Verdict::Fail(refused(ending.sense));
+                if task.retries > RETRIES_MAX { fail } else { verdict }
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Done => self.step_done(now, index),
+            Verdict::Again => {
+                self.tasks[index].step = Step::Command;
+                self.enqueue(index);
+            }
+            Verdict::Later { .. } => {
+                let wait = self.next_backoff(self.tasks[index].backoff);
+                let task = &mut self.tasks[index];
+                task.backoff = wait;
+                task.retry_at = now + wait;
+                self.arm(now + wait);
+                self.enqueue(index);
+            }
+            Verdict::Fail(error) => match self.tasks[index].kind {
+                Kind::Probe(_) => self.probe_refused(now, error),
+                _ => self.end(index, Err(error)),
+            },
+        }
+        Ok(())
+    }
+
+    fn step_done(&mut self, now: Time, index: usize) {
+        let sync = self.config.write_policy == WritePolicy::SyncCache;
+        let task = &mut self.tasks[index];
+        match task.kind {
+            Kind::Write if sync && task.step == Step::Command => {
+                task.step = Step::Sync;
+                task.retries = 0;
+                task.backoff = netswap_reserve::Span::ZERO;
+                self.enqueue(index);
+            }
+            // Not a replay: see the module's head.
+            Kind::Read | Kind::Write => self.end(index, Ok(Stored { replayed: false })),
+            Kind::Probe(step) => {
+                debug_assert_eq!(self.link, Link::Probe);
+                let mut data = [0; PROBE_LEN];
+                data.copy_from_slice(self.rx.small_data(PROBE_LEN));
+                self.probe_done(now, step, data);
+            }
+        }
+    }
+}
+
+fn refused(sense: Option<Sense>) -> StoreError {
+    StoreError::Refused { code: sense.map_or(0, Sense::code) }
+}
+
+/// What an ending means, by itself.
+fn judge(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
+    // Section 11.4.3: anything but 0 is a failure of the target, without a status.
+    if ending.response != 0 {
+        return Ok(Verdict::Later { counted: true });
+    }
+    match ending.status {
+        status::GOOD => judge_good(task, ending),
+        status::CHECK_CONDITION => judge_sense(task, ending),
+        status::BUSY | status::TASK_SET_FULL => Ok(Verdict::Later { counted: false }),
+        status::TASK_ABORTED => Ok(Verdict::Later { counted: true }),
+        other => Ok(Verdict::Fail(StoreError::Refused { code: u32::from(other) << 24 })),
+    }
+}
+
+fn judge_good(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
+    if let Kind::Probe(_) = task.kind {
+        return Ok(Verdict::Done);
+    }
+    if ending.overflow {
+        // The unit's blocks are not what it said they are.
+        return Ok(Verdict::Fail(StoreError::Io));
+    }
+    let missing = if ending.underflow { ending.residual } else { 0 };
+    if task.reads() {
+        let short = task.len - task.received;
+        if short > missing {
+            return Err(Violation::MissingData);
+        }
+        if missing > 0 {
+            let got = task.received.min(task.len.saturating_sub(missing));
+            return Ok(Verdict::Fail(StoreError::ShortRead { got, wanted: task.len }));
+        }
+    } else if task.writes() && missing > 0 {
+        return Ok(Verdict::Fail(StoreError::Io));
+    }
+    Ok(Verdict::Done)
+}
+
+/// By sense key (SPC-4 section 4.5.6).
+fn judge_sense(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
+    let Some(sense) = ending.sense else { return Ok(Verdict::Fail(refused(None))) };
+    Ok(match sense.key {
+        // NO SENSE, RECOVERED ERROR: it was carried out.
+        0 | 1 => return judge_good(task, ending),
+        // NOT READY
+        2 => Verdict::Later { counted: true },
+        // MEDIUM ERROR, HARDWARE ERROR
+        3 | 4 => Verdict::Fail(StoreError::Io),
+        // UNIT ATTENTION: tells something, and was not carried out.
+        6 => Verdict::Again,
+        7 if sense == Sense::NO_SPACE => Verdict::Fail(StoreError::NoSpace),
+        // ABORTED COMMAND
+        0xb => Verdict::Later { counted: true },
+        _ => Verdict::Fail(refused(Some(sense))),
+    })
+}

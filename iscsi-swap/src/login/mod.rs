@@ -1,0 +1,284 @@
+//! The login phase (RFC 7143 sections 6.2, 6.3, 11.12, 11.13) and the keys negotiated in it (13).
+//!
+//! An initiator always starts in SecurityNegotiation: targets exist that reinstate a session only
+//! then, and a session that is not reinstated can still execute old commands.
+//!
+//! ```text
+//!   SecurityNegotiation --T--> LoginOperationalNegotiation --T--> FullFeaturePhase
+//!      AuthMethod=None            digests, bursts, R2T, ...
+//! ```
+
+mod initiator;
+mod target;
+
+pub use initiator::{InitiatorLogin, LoginError, LoginStep};
+pub use target::{TargetLogin, TargetStep};
+
+use crate::text;
+
+/// The largest data segment during login (section 13.12: the default, which login cannot change).
+pub const LOGIN_SEGMENT_MAX: usize = 8192;
+
+/// Most requests of one login; a peer that wants more never ends.
+pub(crate) const ROUNDS_MAX: u8 = 32;
+
+/// Current and next stage (section 11.12.3).
+pub mod stage {
+    /// SecurityNegotiation.
+    pub const SECURITY: u8 = 0;
+    /// LoginOperationalNegotiation.
+    pub const OPERATIONAL: u8 = 1;
+    /// FullFeaturePhase.
+    pub const FULL_FEATURE: u8 = 3;
+}
+
+/// Login status, class and detail (section 11.13.5).
+pub mod login_status {
+    /// Success.
+    pub const SUCCESS: u16 = 0x0000;
+    /// Initiator error without a closer reason.
+    pub const INITIATOR_ERROR: u16 = 0x0200;
+    /// Authentication failure.
+    pub const AUTHENTICATION: u16 = 0x0201;
+    /// The target does not exist.
+    pub const NOT_FOUND: u16 = 0x0203;
+    /// The version range is not supported.
+    pub const VERSION: u16 = 0x0205;
+    /// Too many connections.
+    pub const TOO_MANY_CONNECTIONS: u16 = 0x0206;
+    /// A key that must be there is missing.
+    pub const MISSING_PARAMETER: u16 = 0x0207;
+    /// The session type is not supported.
+    pub const SESSION_TYPE: u16 = 0x0209;
+    /// The session to join does not exist.
+    pub const NO_SESSION: u16 = 0x020a;
+    /// Not allowed in this stage of the login.
+    pub const INVALID_DURING_LOGIN: u16 = 0x020b;
+    /// The target is out of resources.
+    pub const OUT_OF_RESOURCES: u16 = 0x0302;
+}
+
+/// The keys of which both sides send a value (section 13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Key {
+    /// MaxConnections (13.2).
+    MaxConnections,
+    /// InitialR2T (13.10).
+    InitialR2T,
+    /// ImmediateData (13.11).
+    ImmediateData,
+    /// MaxBurstLength (13.13).
+    MaxBurstLength,
+    /// FirstBurstLength (13.14).
+    FirstBurstLength,
+    /// DefaultTime2Wait (13.15).
+    DefaultTime2Wait,
+    /// DefaultTime2Retain (13.16).
+    DefaultTime2Retain,
+    /// MaxOutstandingR2T (13.17).
+    MaxOutstandingR2T,
+    /// DataPDUInOrder (13.18).
+    DataPduInOrder,
+    /// DataSequenceInOrder (13.19).
+    DataSequenceInOrder,
+    /// ErrorRecoveryLevel (13.20).
+    ErrorRecoveryLevel,
+}
+
+/// How the two values of a key become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    /// Yes only if both say so.
+    And,
+    /// Yes if one says so.
+    Or,
+    /// The smaller number, within a range.
+    Min(u32, u32),
+    /// The larger number, within a range.
+    Max(u32, u32),
+}
+
+const SEGMENT: Rule = Rule::Min(512, (1 << 24) - 1);
+
+struct Spec {
+    key: Key,
+    name: &'static str,
+    rule: Rule,
+    default: u32,
+}
+
+const SPECS: [Spec; 11] = [
+    Spec {
+        key: Key::MaxConnections,
+        name: "MaxConnections",
+        rule: Rule::Min(1, 65535),
+        default: 1,
+    },
+    Spec { key: Key::InitialR2T, name: "InitialR2T", rule: Rule::Or, default: 1 },
+    Spec { key: Key::ImmediateData, name: "ImmediateData", rule: Rule::And, default: 1 },
+    Spec { key: Key::MaxBurstLength, name: "MaxBurstLength", rule: SEGMENT, default: 262_144 },
+    Spec { key: Key::FirstBurstLength, name: "FirstBurstLength", rule: SEGMENT, default: 65536 },
+    Spec {
+        key: Key::DefaultTime2Wait,
+        name: "DefaultTime2Wait",
+        rule: Rule::Max(0, 3600),
+        default: 2,
+    },
+    Spec {
+        key: Key::DefaultTime2Retain,
+        name: "DefaultTime2Retain",
+        rule: Rule::Min(0, 3600),
+        default: 20,
+    },
+    Spec {
+        key: Key::MaxOutstandingR2T,
+        name: "MaxOutstandingR2T",
+        rule: Rule::Min(1, 65535),
+        default: 1,
+    },
+    Spec { key: Key::DataPduInOrder, name: "DataPDUInOrder", rule: Rule::Or, default: 1 },
+    Spec { key: Key::DataSequenceInOrder, name: "DataSequenceInOrder", rule: Rule::Or, default: 1 },
+    Spec {
+        key: Key::ErrorRecoveryLevel,
+        name: "ErrorRecoveryLevel",
+        rule: Rule::Min(0, 2),
+        default: 0,
+    },
+];
+
+impl Rule {
+    fn is_boolean(self) -> bool {
+        matches!(self, Rule::And | Rule::Or)
+    }
+
+    fn parse(self, value: &str) -> Option<u32> {
+        match self {
+            Rule::And | Rule::Or => text::boolean(value).map(u32::from),
+            Rule::Min(low, high) | Rule::Max(low, high) => {
+                text::number(value).filter(|n| (low..=high).contains(n))
+            }
+        }
+    }
+
+    fn combine(self, a: u32, b: u32) -> u32 {
+        match self {
+            Rule::And | Rule::Min(..) => a.min(b),
+            Rule::Or | Rule::Max(..) => a.max(b),
+        }
+    }
+}
+
+/// The values of a session: offered, or agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Params {
+    values: [u32; SPECS.len()],
+    /// MaxRecvDataSegmentLength that this side declares (13.12).
+    pub recv_own: u32,
+    /// MaxRecvDataSegmentLength that the other side declared.
+    pub recv_peer: u32,
+}
+
+impl Default for Params {
+    /// What holds where nothing is said.
+    fn default() -> Params {
+        Params {
+            values: SPECS.each_ref().map(|s| s.default),
+            recv_own: LOGIN_SEGMENT_MAX as u32,
+            recv_peer: LOGIN_SEGMENT_MAX as u32,
+        }
+    }
+}
+
+impl Params {
+    /// Sets a value; booleans are 0 and 1.
+    ///
+    /// # Panics
+    /// If the value is outside the key's range.
+    pub fn with(mut self, key: Key, value: u32) -> Params {
+        let good = match SPECS[key as usize].rule {
+            Rule::And | Rule::Or => value <= 1,
+            Rule::Min(low, high) | Rule::Max(low, high) => (low..=high).contains(&value),
+        };
+        assert!(good, "{key:?} cannot be {value}");
+        self.values[key as usize] = value;
+        self
+    }
+
+    /// Sets the MaxRecvDataSegmentLength that this side declares.
+    ///
+    /// # Panics
+    /// If it is outside 512 to 2^24 - 1.
+    pub fn declaring(self, recv_own: u32) -> Params {
+        assert!((512..1 << 24).contains(&recv_own), "a data segment has 512 bytes to 16 MiB");
+        Params { recv_own, ..self }
+    }
+
+    fn value(&self, key: Key) -> u32 {
+        self.values[key as usize]
+    }
+
+    /// Whether unsolicited Data-Out PDUs are forbidden.
+    pub fn initial_r2t(&self) -> bool {
+        self.value(Key::InitialR2T) != 0
+    }
+
+    /// Whether commands may carry data.
+    pub fn immediate_data(&self) -> bool {
+        self.value(Key::ImmediateData) != 0
+    }
+
+    /// Most bytes of a data sequence.
+    pub fn max_burst(&self) -> u32 {
+        self.value(Key::MaxBurstLength)
+    }
+
+    /// Most unsolicited bytes of a command. Never above [`Params::max_burst`].
+    pub fn first_burst(&self) -> u32 {
+        self.value(Key::FirstBurstLength).min(self.max_burst())
+    }
+
+    /// R2Ts that a command may have open.
+    pub fn max_outstanding_r2t(&self) -> u32 {
+        self.value(Key::MaxOutstandingR2T)
+    }
+
+    /// Seconds to wait before a reconnect after a connection that ended unexpectedly.
+    pub fn time2wait(&self) -> u32 {
+        self.value(Key::DefaultTime2Wait)
+    }
+}
+
+/// Keys that only declare: they get no answer.
+fn is_declaration(key: &str) -> bool {
+    matches!(
+        key,
+        "TargetAlias"
+            | "InitiatorAlias"
+            | "TargetAddress"
+            | "TargetPortalGroupTag"
+            | "InitiatorName"
+            | "TargetName"
+            | "SessionType"
+    )
+}
+
+/// The answer to a key that is known by name only (13.25 for the marker keys, 13.23, 13.24).
+fn fixed_answer(key: &str) -> &'static str {
+    match key {
+        "IFMarker" | "OFMarker" | "IFMarkInt" | "OFMarkInt" => "Reject",
+        "TaskReporting" => "RFC3720",
+        "iSCSIProtocolLevel" => "1",
+        _ => "NotUnderstood",
+    }
+}
+
+/// Values that answer without a value (section 6.2).
+fn is_refusal(value: &str) -> bool {
+    matches!(value, "NotUnderstood" | "Irrelevant" | "Reject")
+}
+
+/// A key whose value is a list, which holds `None` for one (digests, AuthMethod).
+fn list_has_none(value: &str) -> bool {
+    value.split(',').any(|v| v == "None")
+}

@@ -1,0 +1,162 @@
+//! Faults that a target commits on purpose.
+
+use netswap_reserve::Span;
+use rand_core::Rng;
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use crate::pdu::{BHS_LEN, Bhs, get32, put32, set_data_len};
+
+/// How often a target misbehaves, in parts per million of its commands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetFaults {
+    /// The answer is held back by `late_by`.
+    pub late_ppm: u32,
+    /// How long.
+    pub late_by: Span,
+    /// The answer is sent twice.
+    pub twice_ppm: u32,
+    /// The first PDU that answers is not of the protocol.
+    pub garbage_ppm: u32,
+    /// The command ends with BUSY.
+    pub busy_ppm: u32,
+    /// The command ends with TASK SET FULL.
+    pub task_set_full_ppm: u32,
+    /// The command ends with CHECK CONDITION, unit attention 06/29/00.
+    pub check_condition_ppm: u32,
+}
+
+/// Faults that happened, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultCounts {
+    /// Answers held back.
+    pub late: u64,
+    /// Answers sent twice.
+    pub twice: u64,
+    /// Commands ended with BUSY.
+    pub busy: u64,
+    /// Commands ended with TASK SET FULL.
+    pub task_set_full: u64,
+    /// Commands ended with a unit attention that was no unit attention.
+    pub check_condition: u64,
+    /// PDUs with an opcode that does not exist.
+    pub bad_opcode: u64,
+    /// PDUs with a DataSegmentLength that is not theirs.
+    pub lying_length: u64,
+    /// PDUs with a task tag that is not theirs.
+    pub wrong_tag: u64,
+    /// PDUs with a wrong DataSN, R2TSN, offset or StatSN.
+    pub wrong_sn: u64,
+    /// PDUs that end in their header.
+    pub truncated: u64,
+    /// Random bytes in place of a PDU.
+    pub junk: u64,
+}
+
+impl FaultCounts {
+    /// All PDUs that were garbage.
+    pub fn garbage(&self) -> u64 {
+        self.bad_opcode
+            + self.lying_length
+            + self.wrong_tag
+            + self.wrong_sn
+            + self.truncated
+            + self.junk
+    }
+
+    /// The counters by name.
+    pub fn each(&self) -> [(&'static str, u64); 11] {
+        [
+            ("late", self.late),
+            ("twice", self.twice),
+            ("busy", self.busy),
+            ("task_set_full", self.task_set_full),
+            ("check_condition", self.check_condition),
+            ("bad_opcode", self.bad_opcode),
+            ("lying_length", self.lying_length),
+            ("wrong_tag", self.wrong_tag),
+            ("wrong_sn", self.wrong_sn),
+            ("truncated", self.truncated),
+            ("junk", self.junk),
+        ]
+    }
+}
+
+/// What was drawn for one command.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Drawn {
+    pub(super) late: bool,
+    pub(super) twice: bool,
+    pub(super) garbage: bool,
+    pub(super) end: Option<FaultEnd>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FaultEnd {
+    Busy,
+    TaskSetFull,
+    CheckCondition,
+}
+
+/// Draws for one command. Each fault takes a draw of its own, so that changing one rate does not
+/// move the others.
+pub(super) fn draw(rng: &mut Xoshiro256PlusPlus, faults: &TargetFaults) -> Drawn {
+    let mut hit = |ppm: u32| rng.next_u32() % 1_000_000 < ppm;
+    let (late, twice) = (hit(faults.late_ppm), hit(faults.twice_ppm));
+    let garbage = hit(faults.garbage_ppm);
+    let busy = hit(faults.busy_ppm);
+    let full = hit(faults.task_set_full_ppm);
+    let check = hit(faults.check_condition_ppm);
+    let end = if busy {
+        Some(FaultEnd::Busy)
+    } else if full {
+        Some(FaultEnd::TaskSetFull)
+    } else {
+        check.then_some(FaultEnd::CheckCondition)
+    };
+    Drawn { late, twice, garbage, end }
+}
+
+/// Ruins a header. Returns how many of its bytes are sent, and whether its data follows.
+pub(super) fn ruin(
+    rng: &mut Xoshiro256PlusPlus,
+    counts: &mut FaultCounts,
+    bhs: &mut Bhs,
+) -> (usize, bool) {
+    let value = rng.next_u32();
+    match rng.next_u32() % 6 {
+        0 => {
+            counts.bad_opcode += 1;
+            // No target opcode has these low bits.
+            bhs[0] = 0x2a | (value as u8 & 0xc0);
+            (BHS_LEN, true)
+        }
+        1 => {
+            counts.lying_length += 1;
+            set_data_len(bhs, value >> 8);
+            (BHS_LEN, true)
+        }
+        2 => {
+            counts.wrong_tag += 1;
+            let tag = get32(bhs, 16) ^ (value | 1);
+            put32(bhs, 16, tag);
+            (BHS_LEN, true)
+        }
+        3 => {
+            counts.wrong_sn += 1;
+            for at in [24, 36, 40] {
+                let sn = get32(bhs, at).wrapping_add(1 + value % 1000);
+                put32(bhs, at, sn);
+            }
+            (BHS_LEN, true)
+        }
+        4 => {
+            counts.truncated += 1;
+            (1 + value as usize % (BHS_LEN - 1), false)
+        }
+        _ => {
+            counts.junk += 1;
+            rng.fill_bytes(bhs);
+            (BHS_LEN, false)
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Goal: every combination of login keys gives a session on which pages come back as written.
+//! Method: all combinations that change how data moves, each with several seeds and chunk sizes.
+
+mod common;
+
+use common::{Pump, initiator_config, model_run, target_config};
+use netswap_iscsi::{SenseForm, WritePolicy};
+use netswap_swap::BackendState;
+
+#[test]
+fn all_ways_of_moving_write_data() {
+    let mut seed = 0;
+    for initial_r2t in [false, true] {
+        for immediate_data in [false, true] {
+            for (segment, burst) in [(512, 512), (513, 1500), (4096, 8192), (65536, 262_144)] {
+                for outstanding in 1..=4 {
+                    seed += 1;
+                    let mut initiator = initiator_config();
+                    let mut target = target_config();
+                    target.keys.initial_r2t = initial_r2t;
+                    target.keys.immediate_data = immediate_data;
+                    target.keys.first_burst = burst;
+                    target.keys.max_burst = burst * 2;
+                    target.keys.recv_segment = segment;
+                    target.keys.outstanding_r2t = outstanding;
+                    target.status_with_data = seed % 2 == 0;
+                    initiator.recv_segment = [512, 1023, 8192, 262_144][seed as usize % 4];
+                    let mut pump = Pump::new(seed, initiator, target);
+                    pump.chunk_max = [100, 5000, 70_000][seed as usize % 3];
+                    pump.ready();
+                    let params = pump.backend.params();
+                    assert_eq!(params.initial_r2t(), initial_r2t);
+                    assert_eq!(params.immediate_data(), immediate_data);
+                    assert_eq!(params.max_outstanding_r2t(), outstanding);
+                    assert_eq!(params.first_burst(), burst);
+                    assert_eq!(params.recv_peer, segment);
+                    model_run(&mut pump, 30);
+                    assert_eq!(pump.target.protocol_errors(), 0);
+                    assert_eq!(pump.backend.stats().garbage, 0);
+                    assert_eq!(pump.connects, 1);
+                    let first = u64::from(immediate_data || !initial_r2t);
+                    assert!(pump.backend.stats().r2ts > 0 || first > 0);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn login_text_in_pieces_and_in_more_rounds_than_needed() {
+    for (chunk, rounds) in [(1 << 13, 3), (50, 0), (17, 2)] {
+        let mut target = target_config();
+        target.keys.extra_rounds = rounds;
+        target.keys.text_chunk = chunk;
+        target.keys.max_burst = 16384;
+        target.keys.first_burst = 8192;
+        let mut pump = Pump::new(chunk as u64, initiator_config(), target);
+        pump.ready();
+        assert_eq!(pump.backend.params().max_burst(), 16384);
+        model_run(&mut pump, 10);
+        assert_eq!(pump.connects, 1);
+    }
+}
+
+#[test]
+fn block_sizes_policies_and_windows() {
+    for block in [512, 4096] {
+        for policy in [WritePolicy::Fua, WritePolicy::SyncCache] {
+            for depth in [1, 3, 32] {
+                let mut initiator = initiator_config();
+                initiator.write_policy = policy;
+                initiator.first_cmd_sn = u32::MAX - 5;
+                initiator.first_itt = u32::MAX - 5;
+                let mut target = target_config();
+                target.queue_depth = depth;
+                target.login_window = depth.min(2);
+                target.sense = SenseForm::Descriptor;
+                let len = u64::from(common::SLOTS) * 4096;
+                let mut pump = Pump::with_disk(u64::from(depth), initiator, target, block, len);
+                pump.ready();
+                model_run(&mut pump, 60);
+                assert_eq!(pump.target.protocol_errors() + pump.backend.stats().garbage, 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_target_that_is_not_there_is_final() {
+    let mut initiator = initiator_config();
+    initiator.target = "iqn.2026-01.test:other".into();
+    let mut pump = Pump::new(1, initiator, target_config());
+    let state = pump.start();
+    assert!(
+        matches!(state, BackendState::Failed(netswap_swap::StoreError::Refused { code: 0x0203 })),
+        "{state:?}"
+    );
+}
