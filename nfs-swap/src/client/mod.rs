@@ -6,10 +6,10 @@
 //!                                    |  ^
 //!              NFS3ERR_STALE: MNT -> LOOKUP... -> GETATTR
 //! ```
-//! - [`calls`]: a request as a series of calls, one outstanding at a time, until it is done;
-//! - [`startup`]: the control calls that lead to the file's handle;
-//! - [`stream`]: the [`Session`](netswap_net::Session) side: connecting, sending, timers;
-//! - [`receive`]: replies, taken in place.
+//! - `calls`: a request as a series of calls, one outstanding at a time, until it is done;
+//! - `startup`: the control calls that lead to the file's handle;
+//! - `stream`: the [`Session`](netswap_net::Session) side: connecting, sending, timers;
+//! - `receive`: replies, taken in place.
 //!
 //! # Invariants
 //! - Every table has its full size at construction. Nothing is allocated afterwards.

@@ -7,7 +7,7 @@ use std::io;
 use netswap_reserve::PAGE_SIZE;
 use netswap_swap::Disk;
 
-use super::{File, Name, NfsServer, Undo, cache, faults};
+use super::{File, HANDLE_MAGIC, Name, NfsServer, Undo, cache, faults};
 use crate::mount;
 use crate::proto::{
     self, CreateOk, Fattr3, FileHandle, FsInfoOk, LookupOk, NAME_BYTES_MAX, NF3DIR, NF3REG,
@@ -170,9 +170,10 @@ impl<D: Disk> NfsServer<D> {
             Op::Null => return self.succeed(buffer, xid, |_| Ok(())),
             Op::Export => return self.export(buffer, xid),
             Op::Mnt { known: true } => {
+                let root = self.handle_of(ROOT);
                 return self.succeed(buffer, xid, |out| {
                     out.u32(0)?;
-                    Self::handle_of(ROOT).encode(out)?;
+                    root.encode(out)?;
                     out.u32(1)?;
                     out.u32(AUTH_SYS)
                 });
@@ -274,14 +275,14 @@ impl<D: Disk> NfsServer<D> {
     }
 
     fn object(&self, handle: &FileHandle) -> Result<Object, Nfsstat3> {
-        let bytes = handle.as_bytes();
-        let (Some(magic), Some(place)) = (bytes.get(..16), bytes.get(16..20)) else {
+        let mut dec = Decoder::new(handle.as_bytes());
+        let fields = (dec.raw(HANDLE_MAGIC.len()), dec.u32(), dec.u32(), dec.end());
+        let (Ok(HANDLE_MAGIC), Ok(generation), Ok(place), Ok(())) = fields else {
             return Err(Nfsstat3::BadHandle);
         };
-        if bytes.len() != 20 || magic != &Self::handle_of(ROOT).as_bytes()[..16] {
-            return Err(Nfsstat3::BadHandle);
+        if generation != self.generation {
+            return Err(Nfsstat3::Stale);
         }
-        let place = place.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
         match place {
             ROOT => Ok(Object::Root),
             place if place as usize <= self.files.len() => Ok(Object::File(place as usize - 1)),
@@ -358,13 +359,13 @@ impl<D: Disk> NfsServer<D> {
             b"." | b".." => Object::Root,
             name => Object::File(self.find(name).ok_or(Nfsstat3::NoEnt)?),
         };
-        Ok(LookupOk { object: Self::object_handle(object), attrs: Some(self.attrs(object)) })
+        Ok(LookupOk { object: self.object_handle(object), attrs: Some(self.attrs(object)) })
     }
 
-    fn object_handle(object: Object) -> FileHandle {
+    fn object_handle(&self, object: Object) -> FileHandle {
         match object {
-            Object::Root => Self::handle_of(ROOT),
-            Object::File(i) => Self::handle_of(i as u32 + 1),
+            Object::Root => self.handle_of(ROOT),
+            Object::File(i) => self.handle_of(i as u32 + 1),
         }
     }
 
@@ -400,7 +401,7 @@ impl<D: Disk> NfsServer<D> {
             self.set_size(i, size)?;
         }
         let object = Object::File(i);
-        Ok(CreateOk { object: Some(Self::object_handle(object)), attrs: Some(self.attrs(object)) })
+        Ok(CreateOk { object: Some(self.object_handle(object)), attrs: Some(self.attrs(object)) })
     }
 
     fn read(
@@ -454,10 +455,8 @@ impl<D: Disk> NfsServer<D> {
         let end = offset.checked_add(count as u64).ok_or(Nfsstat3::FBig)?;
         let stable = if self.config.unstable == 0 { StableHow::FileSync } else { stable };
         let len = self.files[i].disk.len();
-        if count > 0 && end > len {
-            if end > self.config.file_bytes_max {
-                return Err(Nfsstat3::FBig);
-            }
+        if count > 0 && end > len && end > self.config.file_bytes_max {
+            return Err(Nfsstat3::FBig);
         }
         if stable == StableHow::Unstable && count > 0 {
             self.remember_old(i, offset, count, len)?;

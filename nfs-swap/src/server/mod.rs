@@ -4,10 +4,10 @@
 //! export, holds the files; there are no permissions, and any credential of AUTH_NONE or AUTH_SYS
 //! will do. Calls are executed in the order in which they arrive whole.
 //!
-//! - [`exec`]: the procedures;
-//! - [`session`]: records in, replies out;
-//! - [`faults`]: what goes wrong on purpose;
-//! - [`cache`]: the duplicate request cache.
+//! - `exec`: the procedures;
+//! - `session`: records in, replies out;
+//! - `faults`: what goes wrong on purpose;
+//! - `cache`: the duplicate request cache.
 //!
 //! # What survives a restart
 //! Files, their handles, and all that was written FILE_SYNC or DATA_SYNC, or committed. What was
@@ -43,6 +43,8 @@ pub use session::ServerSession;
 /// Bytes of a record beside the data of a READ or WRITE: record mark, the longest call header with
 /// its arguments (MNT with a path of 1024 bytes takes most), and padding.
 const RECORD_OVERHEAD: usize = 2048;
+/// What our file handles begin with; a generation and a place follow.
+const HANDLE_MAGIC: &[u8] = b"netswap-file";
 /// Bytes of a name.
 type Name = ArrayVec<u8, NAME_BYTES_MAX>;
 
@@ -199,6 +201,8 @@ pub struct NfsServer<D: Disk> {
     counts: FaultCounts,
     stats: ServerStats,
     boot: u64,
+    /// Handles of another generation are stale.
+    generation: u32,
 }
 
 impl<D: Disk> std::fmt::Debug for NfsServer<D> {
@@ -249,6 +253,7 @@ impl<D: Disk> NfsServer<D> {
             counts: FaultCounts::default(),
             stats: ServerStats::default(),
             boot: config.boot,
+            generation: 1,
             config,
         })
     }
@@ -313,6 +318,12 @@ impl<D: Disk> NfsServer<D> {
         self.boot = self.boot.wrapping_add(1);
     }
 
+    /// Makes every handle given out so far stale, as an export that was moved to another file system
+    /// does. Names and files stay.
+    pub fn renew_handles(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
     /// Changes the faults from now on.
     pub fn set_faults(&mut self, faults: ServerFaults) {
         self.config.faults = faults;
@@ -332,10 +343,13 @@ impl<D: Disk> NfsServer<D> {
         self.boot.to_be_bytes()
     }
 
-    fn handle_of(place: u32) -> FileHandle {
-        let mut bytes = *b"netswap-fh-v1\0\0\0\0\0\0\0";
-        bytes[16..].copy_from_slice(&place.to_be_bytes());
-        FileHandle::new(&bytes).expect("20 bytes are a handle")
+    fn handle_of(&self, place: u32) -> FileHandle {
+        let mut bytes = [0; HANDLE_MAGIC.len() + 8];
+        let (magic, fields) = bytes.split_at_mut(HANDLE_MAGIC.len());
+        magic.copy_from_slice(HANDLE_MAGIC);
+        fields[..4].copy_from_slice(&self.generation.to_be_bytes());
+        fields[4..].copy_from_slice(&place.to_be_bytes());
+        FileHandle::new(&bytes).unwrap_or(FileHandle::EMPTY)
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The pump allocates nothing after it was made (unless it fragments records anew), so that it can be
 //! used under a counting allocator.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
 

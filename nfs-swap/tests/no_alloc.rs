@@ -1,0 +1,139 @@
+//! Goal: after its start, neither the client nor the server allocates heap memory: not when pages move,
+//! not when calls are repeated, connections are lost and made again, garbage comes, handles go stale.
+//! Method: a global allocator that counts what the test's own thread asks for while it is armed. It is
+//! first shown to catch a planted allocation.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use common::{Workload, World, config};
+use netswap_net::Disconnect;
+use netswap_nfs::{NfsServerConfig, ServerFaults};
+use netswap_reserve::Span;
+use netswap_swap::{Op, StoreError, SwapBackend};
+
+thread_local! {
+    static ARMED: Cell<bool> = const { Cell::new(false) };
+    static COUNT: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+impl Counting {
+    fn count() {
+        // A thread that is ending has no counters any more.
+        let _ = ARMED.try_with(|armed| {
+            if armed.get() {
+                COUNT.with(|count| count.set(count.get() + 1));
+            }
+        });
+    }
+}
+
+// SAFETY: everything is passed on to the system's allocator; the counters do not allocate.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        Counting::count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        Counting::count();
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(run: impl FnOnce()) -> u64 {
+    COUNT.with(|count| count.set(0));
+    ARMED.with(|armed| armed.set(true));
+    run();
+    ARMED.with(|armed| armed.set(false));
+    COUNT.with(Cell::get)
+}
+
+#[test]
+fn the_counter_catches_a_planted_allocation() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
+    let mut vec = Vec::with_capacity(1);
+    assert_eq!(allocations(|| vec.extend(std::hint::black_box([1, 2, 3]))), 1);
+    assert_eq!(allocations(|| ()), 0);
+}
+
+fn world(seed: u64) -> (World, Workload) {
+    let mut w = World::new(config(), NfsServerConfig { seed, ..Default::default() }, seed);
+    w.start();
+    w.chunk = 20_000;
+    let load = Workload::new(common::SLOTS, w.client.limits().in_flight);
+    (w, load)
+}
+
+#[test]
+fn moving_pages_allocates_nothing() {
+    let (mut w, mut load) = world(1);
+    assert_eq!(allocations(|| w.run(1_000_000, |w| load.poll(w, 3000))), 0);
+    assert_eq!(load.failed, []);
+}
+
+#[test]
+fn faults_of_every_kind_allocate_nothing() {
+    let (mut w, mut load) = world(2);
+    w.server.set_faults(ServerFaults {
+        late_ppm: 20_000,
+        late_by: Span::from_millis(1500),
+        twice_ppm: 20_000,
+        garbage_ppm: 20_000,
+        jukebox_ppm: 20_000,
+        short_write_ppm: 20_000,
+        short_read_ppm: 20_000,
+    });
+    let count = allocations(|| {
+        w.run(4_000_000, |w| {
+            match w.rng.below(300) {
+                0 => w.cut(Disconnect::Reset),
+                1 => w.server.restart(w.now),
+                2 => w.server.renew_handles(),
+                _ => {}
+            }
+            load.poll(w, 2000)
+        });
+    });
+    assert_eq!(count, 0);
+    let stats = w.client.stats();
+    assert!(stats.retransmissions > 20 && stats.connections > 20 && stats.garbage > 20);
+    assert!(stats.remounts > 3 && stats.jukebox > 20 && stats.verifier_changes > 3);
+    // Handles go stale so often here that a request can meet it twice.
+    let stale = StoreError::Refused { code: 70 };
+    let excused = |e: &StoreError| matches!(e, StoreError::Garbage { .. }) || *e == stale;
+    assert!(load.failed.iter().all(excused), "{:?}", load.failed);
+}
+
+#[test]
+fn shutting_down_allocates_nothing() {
+    let (mut w, _) = world(3);
+    for id in 0..32 {
+        let pages = w.pages(16);
+        w.submit(id, Op::Write, 16 * (id % 16), pages);
+    }
+    let count = allocations(|| {
+        for _ in 0..5 {
+            w.turn();
+        }
+        w.client.shutdown(w.now);
+        while let Some(end) = w.client.poll_completion(w.now) {
+            drop(end);
+        }
+    });
+    assert_eq!(count, 0);
+}
