@@ -18,30 +18,56 @@ use std::marker::PhantomData;
 use crate::pool::PagePool;
 use crate::reserves::ReserveId;
 
-/// What the current context may use, and the guard it has that from.
+/// What the current context may use, and the guard it has that from: two words, moved one by one, as
+/// a wider copy of words just stored would wait for the store to finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entitlement {
-    reserve: ReserveId,
-    /// Id of the pool; 0 is none.
-    pool: u32,
+    /// The pool's id in the upper half, the reserve's node in the lower; 0 is none.
+    who: u64,
     /// Serial of the innermost guard; 0 is none.
     top: u64,
 }
 
-const NOTHING: Entitlement = Entitlement { reserve: ReserveId::ROOT, pool: 0, top: 0 };
+const NOTHING: Entitlement = Entitlement { who: 0, top: 0 };
+
+struct Context {
+    who: Cell<u64>,
+    top: Cell<u64>,
+    /// The last serial given out on this thread.
+    serial: Cell<u64>,
+    /// The lowest and highest serial of the guards that were ended by another one's end.
+    ended: Cell<(u64, u64)>,
+}
 
 thread_local! {
-    static CURRENT: Cell<Entitlement> = const { Cell::new(NOTHING) };
-    static SERIAL: Cell<u64> = const { Cell::new(0) };
-    /// The lowest and highest serial of the guards that were ended by another one's end.
-    static ENDED: Cell<(u64, u64)> = const { Cell::new((u64::MAX, 0)) };
+    static CONTEXT: Context = const {
+        Context {
+            who: Cell::new(0),
+            top: Cell::new(0),
+            serial: Cell::new(0),
+            ended: Cell::new((u64::MAX, 0)),
+        }
+    };
+}
+
+impl Context {
+    #[inline]
+    fn current(&self) -> Entitlement {
+        Entitlement { who: self.who.get(), top: self.top.get() }
+    }
+
+    #[inline]
+    fn set(&self, to: Entitlement) {
+        self.who.set(to.who);
+        self.top.set(to.top);
+    }
 }
 
 /// The reserve of the pool with this id that the current thread is entitled to.
 #[inline]
 pub(crate) fn current(pool: u32) -> Option<ReserveId> {
-    let current = CURRENT.get();
-    (current.pool == pool).then_some(current.reserve)
+    let who = CONTEXT.with(|c| c.who.get());
+    ((who >> 32) as u32 == pool).then(|| ReserveId::new(pool, who as u16))
 }
 
 /// Guard of the entitlement; leaving it restores what was before. Not `Send`:
@@ -79,16 +105,18 @@ impl EmergencyScope {
     #[inline]
     pub fn enter(pool: &PagePool, reserve: ReserveId) -> EmergencyScope {
         let inner = pool.inner();
-        let _ = reserve.node(inner.id);
-        let before = CURRENT.get();
-        let serial = SERIAL.get() + 1;
-        SERIAL.set(serial);
-        CURRENT.set(if inner.config.scope {
-            Entitlement { reserve, pool: inner.id, top: serial }
-        } else {
-            Entitlement { top: serial, ..before }
-        });
-        EmergencyScope { before, serial, _not_send: PhantomData }
+        let node = reserve.node(inner.id);
+        CONTEXT.with(|c| {
+            let before = c.current();
+            let serial = c.serial.get() + 1;
+            c.serial.set(serial);
+            let who = u64::from(inner.id) << 32 | u64::from(node);
+            c.set(Entitlement {
+                who: if inner.config.scope { who } else { before.who },
+                top: serial,
+            });
+            EmergencyScope { before, serial, _not_send: PhantomData }
+        })
     }
 
     /// Whether the current thread is entitled to a reserve of `pool`.
@@ -101,34 +129,42 @@ impl EmergencyScope {
     /// work that runs on this thread in between.
     #[inline]
     pub fn save() -> SavedScope {
-        SavedScope { entitlement: CURRENT.replace(NOTHING), _not_send: PhantomData }
+        CONTEXT.with(|c| {
+            let entitlement = c.current();
+            c.set(NOTHING);
+            SavedScope { entitlement, _not_send: PhantomData }
+        })
     }
 }
 
 impl Drop for EmergencyScope {
     #[inline]
     fn drop(&mut self) {
-        if CURRENT.get().top == self.serial {
-            CURRENT.set(self.before);
-        } else {
-            out_of_turn(self.serial, self.before);
-        }
+        CONTEXT.with(|c| {
+            if c.top.get() == self.serial {
+                c.set(self.before);
+            } else {
+                c.out_of_turn(self.serial, self.before);
+            }
+        });
     }
 }
 
-/// The end of a scope that is not the innermost one.
-#[cold]
-fn out_of_turn(serial: u64, before: Entitlement) {
-    let (lowest, highest) = ENDED.get();
-    if (lowest..=highest).contains(&serial) {
-        return;
+impl Context {
+    /// The end of a scope that is not the innermost one.
+    #[cold]
+    fn out_of_turn(&self, serial: u64, before: Entitlement) {
+        let (lowest, highest) = self.ended.get();
+        if (lowest..=highest).contains(&serial) {
+            return;
+        }
+        let top = self.top.get();
+        if top > serial {
+            self.ended.set((lowest.min(serial + 1), highest.max(top)));
+            self.set(before);
+        }
+        // Else the guard belongs to a context that was saved and not restored: it entitles nobody now.
     }
-    let top = CURRENT.get().top;
-    if top > serial {
-        ENDED.set((lowest.min(serial + 1), highest.max(top)));
-        CURRENT.set(before);
-    }
-    // Else the guard belongs to a context that was saved and not restored: it entitles nobody now.
 }
 
 /// An entitlement taken away by [`EmergencyScope::save`]. Not `Send`, as the scope is not.
@@ -148,7 +184,7 @@ impl SavedScope {
     /// Makes this the current entitlement.
     #[inline]
     pub fn restore(self) {
-        CURRENT.set(self.entitlement);
+        CONTEXT.with(|c| c.set(self.entitlement));
     }
 }
 

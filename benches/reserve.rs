@@ -1,0 +1,143 @@
+//! What a page, an object and an entitlement cost, on one thread: beside mimalloc's 4 KiB pair and its
+//! 128-byte pair in the same run.
+//!
+//! Pin it: `taskset -c 1 cargo bench --bench reserve`.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use mimalloc::MiMalloc;
+use netswap_reserve::{
+    EmergencyScope, Frame, Gfp, PagePool, PoolConfig, ReserveId, SlabCache, WaitGraph,
+};
+
+fn pool(magazine: u32) -> PagePool {
+    PagePool::new(PoolConfig { magazine, ..PoolConfig::new(4096) })
+}
+
+/// A pool whose ordinary memory is used up down to the atomic mark, with `net.rx` of 128 frames.
+fn pool_at_the_floor() -> (PagePool, ReserveId, Vec<Frame>) {
+    let pool = pool(0);
+    let net = pool.add_reserve(ReserveId::ROOT, "net", 0);
+    let rx = pool.add_reserve(net, "net.rx", 128);
+    pool.connect(net).expect("the pool is empty");
+    let rest = std::iter::from_fn(|| pool.alloc(Gfp::ATOMIC).ok()).collect();
+    (pool, rx, rest)
+}
+
+fn pages(c: &mut Criterion) {
+    let mut group = c.benchmark_group("page");
+    let layout = Layout::from_size_align(4096, 4096).expect("a valid layout");
+    group.bench_function("mimalloc 4 KiB pair", |b| {
+        b.iter(|| {
+            // SAFETY: a layout of non-zero size; freed once, with the same layout.
+            unsafe {
+                let p = black_box(MiMalloc.alloc(layout));
+                MiMalloc.dealloc(p, layout);
+            }
+        })
+    });
+    let magazine = pool(32);
+    group.bench_function("pool pair, magazine 32", |b| {
+        b.iter(|| drop(black_box(magazine.alloc(Gfp::KERNEL))))
+    });
+    let exact = pool(0);
+    group.bench_function("pool pair, exact", |b| {
+        b.iter(|| drop(black_box(exact.alloc(Gfp::KERNEL))))
+    });
+    // 64 out at a time: more than a magazine holds, so this one pays for refills.
+    let mut held: Vec<Frame> = Vec::with_capacity(64);
+    group.bench_function("pool, magazine 32, 64 pages out and back", |b| {
+        b.iter(|| {
+            held.extend((0..64).map(|_| magazine.alloc(Gfp::KERNEL).expect("plenty")));
+            held.clear();
+        })
+    });
+    group.bench_function("page reference, shared and dropped", |b| {
+        let page = exact.alloc(Gfp::KERNEL).expect("plenty").share();
+        b.iter(|| drop(black_box(page.clone())))
+    });
+    let mut parked = Some(exact.alloc(Gfp::KERNEL).expect("plenty"));
+    group.bench_function("park and unpark", |b| {
+        b.iter(|| {
+            let id = parked.take().expect("taken back below").park();
+            parked = exact.unpark(black_box(id));
+        })
+    });
+    group.finish();
+}
+
+fn emergency(c: &mut Criterion) {
+    let mut group = c.benchmark_group("emergency");
+    let (pool, rx, _rest) = pool_at_the_floor();
+    group.bench_function("charged pair at the floor, three nodes deep", |b| {
+        b.iter(|| drop(black_box(pool.alloc_from(Gfp::ATOMIC, rx))))
+    });
+    let mut burst: Vec<Frame> = Vec::with_capacity(32);
+    group.bench_function("charged burst of 32 at the floor (whole burst)", |b| {
+        b.iter(|| {
+            pool.alloc_burst_from(Gfp::ATOMIC, rx, 32, |f| burst.push(f)).expect("128 promised");
+            pool.free_burst(burst.drain(..));
+        })
+    });
+    group.bench_function("scope enter and exit", |b| {
+        b.iter(|| drop(black_box(EmergencyScope::enter(&pool, rx))))
+    });
+    group.bench_function("charge of an object", |b| {
+        b.iter(|| drop(black_box(pool.charge(rx, 1))))
+    });
+    // Promise 9: with memory plentiful a connected reserve costs an ordinary allocation nothing.
+    let plenty = self::pool(0);
+    let out = plenty.add_reserve(ReserveId::ROOT, "swap.out", 128);
+    plenty.connect(out).expect("the pool is empty");
+    group.bench_function("plenty: exact pair inside a scope", |b| {
+        let _scope = EmergencyScope::enter(&plenty, out);
+        b.iter(|| drop(black_box(plenty.alloc(Gfp::KERNEL))))
+    });
+    group.finish();
+}
+
+fn objects(c: &mut Criterion) {
+    type Object = [u64; 16];
+    let mut group = c.benchmark_group("object of 128 bytes");
+    let layout = Layout::new::<Object>();
+    group.bench_function("mimalloc pair", |b| {
+        b.iter(|| {
+            // SAFETY: a layout of non-zero size; freed once, with the same layout.
+            unsafe {
+                let p = black_box(MiMalloc.alloc(layout));
+                MiMalloc.dealloc(p, layout);
+            }
+        })
+    });
+    let pool = pool(32);
+    let cache = SlabCache::<Object>::new(&pool);
+    let _other = cache.alloc(Gfp::KERNEL, [0; 16]);
+    group.bench_function("slab pair", |b| {
+        b.iter(|| drop(black_box(cache.alloc(Gfp::KERNEL, [0; 16]))))
+    });
+    group.finish();
+}
+
+fn explain(c: &mut Criterion) {
+    use netswap_reserve::explain::NodeKind;
+    c.bench_function("wait graph of 1,000 tasks, drawn and analysed", |b| {
+        b.iter(|| {
+            let mut g = WaitGraph::new();
+            let reclaim = g.node("reclaim", NodeKind::Any);
+            let frames = g.node("frames", NodeKind::Any);
+            g.memory(frames);
+            g.edge(reclaim, frames, "waits for a buffer", "");
+            for i in 0..1_000 {
+                let task = g.node(format!("task {i}"), NodeKind::Any);
+                g.edge(task, reclaim, "waits for a frame", "");
+                g.edge(frames, task, "held by its socket", "");
+            }
+            black_box(g.analyse())
+        })
+    });
+}
+
+criterion_group!(benches, pages, emergency, objects, explain);
+criterion_main!(benches);
