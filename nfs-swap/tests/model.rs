@@ -187,3 +187,17 @@ fn shutdown_cancels_everything_and_gives_every_page_back() {
         assert!(w.now < Time::ZERO + Span::from_secs(1));
     }
 }
+
+#[test]
+#[should_panic(expected = "slot ")]
+fn canary_a_page_that_is_damaged_at_the_server_is_noticed_by_the_model() {
+    use netswap_swap::Disk;
+    let mut w = World::new(config(), NfsServerConfig::default(), 13);
+    let slots = w.start();
+    let mut load = Workload::new(slots, w.client.limits().in_flight);
+    w.run(4_000_000, |w| {
+        let at = 8 * w.rng.below(u64::from(slots) * 512);
+        w.server.disk_mut("area0").unwrap().write_at(at, &[0x55]).unwrap();
+        load.poll(w, 2000)
+    });
+}

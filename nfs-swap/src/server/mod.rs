@@ -4,7 +4,7 @@
 //! export, holds the files; there are no permissions, and any credential of AUTH_NONE or AUTH_SYS
 //! will do. Calls are executed in the order in which they arrive whole.
 //!
-//! - `exec`: the procedures;
+//! - `args`: calls and their arguments; `exec`: the procedures;
 //! - `session`: records in, replies out;
 //! - `faults`: what goes wrong on purpose;
 //! - `cache`: the duplicate request cache.
@@ -20,6 +20,7 @@
 //!   free record buffer takes no bytes from its stream until a reply has been sent.
 //! - A WRITE that is answered as FILE_SYNC has been flushed.
 
+mod args;
 mod cache;
 mod exec;
 mod faults;
