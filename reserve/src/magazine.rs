@@ -125,32 +125,27 @@ pub(crate) fn take(
     caller: impl FnOnce() -> Caller,
 ) -> Result<u32, AllocError> {
     let inner = pool.inner();
-    with(inner, |magazine| {
-        // A guess may not take what is short, even if this thread has it.
-        let may = !gfp.contains(Gfp::SPECULATIVE) || inner.plenty.load(Ordering::Relaxed);
-        if may
-            && magazine.is_of(inner)
-            && let Some(index) = magazine.pop()
-        {
-            return Ok(index);
-        }
-        refill(pool, magazine, gfp, caller())
-    })
+    // A guess may not take what is short, even if this thread has it.
+    let may = !gfp.contains(Gfp::SPECULATIVE) || inner.plenty.load(Ordering::Relaxed);
+    // The closure is small, so that it and the access to the thread's own data are inlined.
+    let quick =
+        with(inner, |magazine| if magazine.is_of(inner) && may { magazine.pop() } else { None });
+    match quick {
+        Some(index) => Ok(index),
+        None => refill(pool, gfp, caller()),
+    }
 }
 
 #[cold]
-fn refill(
-    pool: &PagePool,
-    magazine: &Magazine,
-    gfp: Gfp,
-    caller: Caller,
-) -> Result<u32, AllocError> {
+fn refill(pool: &PagePool, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
     MAGAZINES.with(|all| all.iter().for_each(Magazine::drop_if_closed));
     let inner = pool.inner();
-    let owned = magazine.is_of(inner) || magazine.take_for(pool.raw());
-    // The magazine may not be empty here if the call is a guess; it stays within its size.
-    let room = if owned { (inner.magazine / 2).saturating_sub(magazine.len.get()) } else { 0 };
-    inner.take(gfp, caller, room, |index| magazine.push(index))
+    with(inner, |magazine| {
+        let owned = magazine.is_of(inner) || magazine.take_for(pool.raw());
+        // The magazine may not be empty here if the call is a guess; it stays within its size.
+        let room = if owned { (inner.magazine / 2).saturating_sub(magazine.len.get()) } else { 0 };
+        inner.take(gfp, caller, room, |index| magazine.push(index))
+    })
 }
 
 /// Gives an uncharged frame back: to the magazine while memory is plentiful, else to the shared list,
@@ -162,35 +157,39 @@ fn refill(
 pub(crate) unsafe fn put(pool: NonNull<Inner>, index: u32) {
     // SAFETY: the frame is out, so the pool is alive; it stays so while the frame is in the magazine.
     let inner = unsafe { pool.as_ref() };
-    let kept = inner.plenty.load(Ordering::Relaxed)
-        && with(inner, |magazine| {
-            if magazine.is_of(inner) && magazine.len.get() < inner.magazine {
-                magazine.push(index);
-                return true;
-            }
-            make_room(pool, magazine) && {
-                magazine.push(index);
-                true
-            }
-        });
-    if !kept {
+    let quick = |magazine: &Magazine| {
+        let fits = magazine.is_of(inner) && magazine.len.get() < inner.magazine;
+        if fits {
+            magazine.push(index);
+        }
+        fits
+    };
+    let plenty = inner.plenty.load(Ordering::Relaxed);
+    if !(plenty && (with(inner, quick) || put_with_room(pool, index))) {
         // SAFETY: as this function demands.
         unsafe { Inner::free_shared(pool, index) }
     }
 }
 
+/// Makes room in the magazine and puts the frame there; fails while the thread ends.
 #[cold]
-fn make_room(pool: NonNull<Inner>, magazine: &Magazine) -> bool {
+fn put_with_room(pool: NonNull<Inner>, index: u32) -> bool {
     MAGAZINES.with(|all| all.iter().for_each(Magazine::drop_if_closed));
     // SAFETY: called from `put`, whose frame is still out and keeps the pool alive.
     let inner = unsafe { pool.as_ref() };
-    if magazine.is_of(inner) {
-        // For the same reason this flush cannot be the one that frees the pool.
-        magazine.flush(inner.magazine.div_ceil(2));
-        true
-    } else {
-        magazine.take_for(pool)
-    }
+    with(inner, |magazine| {
+        let room = if magazine.is_of(inner) {
+            // For the same reason this flush cannot be the one that frees the pool.
+            magazine.flush(inner.magazine.div_ceil(2));
+            true
+        } else {
+            magazine.take_for(pool)
+        };
+        if room {
+            magazine.push(index);
+        }
+        room
+    })
 }
 
 /// Frames of `pool` in this thread's magazine.
