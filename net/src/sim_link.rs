@@ -277,6 +277,8 @@ struct Wire {
     flying: VecDeque<Slotted>,
     /// When the wire has sent what was put on it.
     idle_at: Time,
+    /// When the frame that is next on the wire will have been sent, as of the last poll.
+    sending: Option<Time>,
     /// The last frame length and what it takes to send: most frames are alike.
     last: (usize, Span),
 }
@@ -358,25 +360,24 @@ impl SimLink {
     pub fn poll(&mut self, now: Time, a: &mut SimNic, b: &mut SimNic) {
         let config = &self.config;
         let cut = &self.partitions[..];
-        let sent = [
-            self.a_to_b.send(now, config, cut, a, &mut self.stats.a_to_b),
-            self.b_to_a.send(now, config, cut, b, &mut self.stats.b_to_a),
-        ];
+        let from_a = self.a_to_b.send(now, config, cut, a, &mut self.stats.a_to_b);
+        let from_b = self.b_to_a.send(now, config, cut, b, &mut self.stats.b_to_a);
         self.a_to_b.deliver(now, b, &mut self.stats.a_to_b);
         self.b_to_a.deliver(now, a, &mut self.stats.b_to_a);
-        self.sending = sent.into_iter().flatten().min();
+        self.a_to_b.sending = from_a;
+        self.b_to_a.sending = from_b;
     }
 
     /// When [`SimLink::poll`] has something to do. A packet that a card has taken since the last poll
     /// is not known yet: poll once after every transmit.
     pub fn poll_deadline(&self) -> Option<Time> {
-        let mut at = self.sending;
+        let mut at = None;
         for wire in [&self.a_to_b, &self.b_to_a] {
-            let queued = wire.queue.front().map(|q| wire.sent_at(&self.config, *q));
+            // While a card's frame is being sent, what a third host queued waits behind it.
+            let queued = || wire.queue.front().map(|q| wire.sent_at(&self.config, *q));
+            let queued = wire.sending.or_else(queued);
             let arriving = wire.flying.front().map(|f| f.at);
-            for t in [queued, arriving].into_iter().flatten() {
-                at = Some(at.map_or(t, |at| at.min(t)));
-            }
+            at = earlier(earlier(at, queued), arriving);
         }
         at
     }
@@ -384,6 +385,13 @@ impl SimLink {
     /// Whether nothing waits for the wire or is in flight.
     pub fn is_idle(&self) -> bool {
         self.poll_deadline().is_none()
+    }
+}
+
+fn earlier(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 
@@ -399,6 +407,7 @@ impl Wire {
             queue: VecDeque::with_capacity(config.queue_frames.min(slots)),
             flying: VecDeque::with_capacity(slots),
             idle_at: Time::ZERO,
+            sending: None,
             last: (0, Span::ZERO),
         }
     }
@@ -525,10 +534,13 @@ impl Wire {
         if config.jitter > Span::ZERO {
             at += Span::from_nanos(self.below(config.jitter.as_nanos() + 1));
         }
+        let frame = Slotted { at, slot, len: len as u16 };
         // Nearly all frames arrive after those already in flight: look from the back.
+        if self.flying.back().is_none_or(|last| last.at <= at) {
+            return self.flying.push_back(frame);
+        }
         let behind = self.flying.iter().rev().take_while(|f| f.at > at).count();
-        let place = self.flying.len() - behind;
-        self.flying.insert(place, Slotted { at, slot, len: len as u16 });
+        self.flying.insert(self.flying.len() - behind, frame);
     }
 
     fn deliver(&mut self, now: Time, to: &mut SimNic, stats: &mut WireStats) {

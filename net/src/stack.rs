@@ -334,6 +334,8 @@ impl<'b, D: Device> Stack<'b, D> {
     fn refill_at(&mut self, now: Time) {
         self.refill();
         let unfilled = self.link.device.rx_unfilled();
+        let fill = self.link.device.rx_ring() - unfilled;
+        self.link.stats.lowest_ring_fill = self.link.stats.lowest_ring_fill.min(fill);
         self.refill_at = if unfilled > 0 { now + self.config.retry_interval } else { Time::MAX };
     }
 
@@ -343,6 +345,7 @@ impl<'b, D: Device> Stack<'b, D> {
     pub fn poll(&mut self, now: Time) {
         self.refill_at(now);
         self.more_rx = true;
+        let received = self.link.stats.received;
         for _ in 0..INGRESS_MAX {
             let Some(packet) = self.link.device.poll_rx(now) else {
                 self.more_rx = false;
@@ -357,17 +360,9 @@ impl<'b, D: Device> Stack<'b, D> {
         if self.connected && self.tagged == 0 {
             self.try_disconnect();
         }
-        self.refill_at(now);
-        let fill = self.ring_fill();
-        self.link.stats.lowest_ring_fill = self.link.stats.lowest_ring_fill.min(fill);
-    }
-
-    fn ring_fill(&self) -> usize {
-        self.config_ring().saturating_sub(self.link.device.rx_unfilled())
-    }
-
-    fn config_ring(&self) -> usize {
-        self.link.device.rx_ring()
+        if self.link.stats.received != received {
+            self.refill_at(now);
+        }
     }
 
     fn poll_timers(&mut self, now: Time) {
@@ -395,15 +390,16 @@ impl<'b, D: Device> Stack<'b, D> {
         }
         let mut at = self.next_stream_at.min(self.refill_at);
         if self.any_dirty && self.link.device.tx_room() > TX_SLACK {
-            let waiting = self.streams.iter().filter(|s| s.dirty);
-            at = at.min(waiting.map(|s| s.blocked_until.max(now)).min().unwrap_or(Time::MAX));
+            at = at.min(now);
         }
         for timer in [
             self.reassembly.poll_deadline(),
             self.link.neighbours.poll_deadline(),
             self.link.device.poll_deadline(),
         ] {
-            at = at.min(timer.unwrap_or(Time::MAX));
+            if let Some(timer) = timer {
+                at = at.min(timer);
+            }
         }
         (at < Time::MAX).then_some(at)
     }
@@ -604,7 +600,9 @@ impl<'b, D: Device> Stack<'b, D> {
             stream.ready = true;
             stream.dirty = true;
             self.any_dirty = true;
-            self.sync(index);
+            if stream.state_moved() {
+                self.sync(index);
+            }
         }
     }
 
@@ -613,12 +611,10 @@ impl<'b, D: Device> Stack<'b, D> {
     /// Brings the table in line with the state of a stream's socket.
     fn sync(&mut self, index: u16) {
         let stream = &mut self.streams[usize::from(index)];
-        if stream.state_moved() || stream.key() != stream.registered {
-            stream.ready = true;
-            if stream.key() != stream.registered {
-                self.unregister(index);
-                self.register(index);
-            }
+        stream.ready = true;
+        if stream.key() != stream.registered {
+            self.unregister(index);
+            self.register(index);
         }
     }
 
@@ -731,45 +727,51 @@ impl<'b, D: Device> Stack<'b, D> {
     /// Sends what one stream has to send, as far as the card and memory allow.
     fn egress(&mut self, now: Time, index: u16) {
         let at = self.scaled(now);
-        let before = self.streams[usize::from(index)].poll_at;
-        let mut next = Time::MAX;
         let stream = &mut self.streams[usize::from(index)];
+        let before = stream.poll_at;
         stream.dirty = false;
-        let mut may_send = stream.blocked_until <= now;
-        while may_send {
+        let mut tried = false;
+        let next = loop {
+            let stream = &mut self.streams[usize::from(index)];
+            if stream.blocked_until > now {
+                break stream.blocked_until;
+            }
+            // Asking first is cheaper than trying: most packets call for no answer at once.
+            let wanted = match self.iface.poll_at(at, &stream.set) {
+                None => break Time::MAX,
+                Some(wanted) => self.unscaled(wanted),
+            };
+            let stream = &mut self.streams[usize::from(index)];
+            if wanted > now {
+                break wanted;
+            }
+            if tried {
+                // smoltcp had its chance and sent nothing: what it still calls due is due later,
+                // never in a loop.
+                break now + self.config.retry_interval;
+            }
             if self.link.device.tx_room() <= TX_SLACK {
-                self.streams[usize::from(index)].dirty = true;
-                break;
+                stream.dirty = true;
+                self.any_dirty = true;
+                break Time::MAX;
             }
             self.link.failed = false;
-            let stream = &mut self.streams[usize::from(index)];
             let tagged = stream.tagged;
             let mut phy =
                 Phy { link: &mut self.link, now, rx: None, tagged, stream: Some(StreamId(index)) };
-            let sent = self.iface.poll_egress(at, &mut phy, &mut stream.set);
-            self.sync(index);
+            tried = self.iface.poll_egress(at, &mut phy, &mut stream.set) == PollResult::None;
             if self.link.failed {
-                self.streams[usize::from(index)].blocked_until = now + self.config.retry_interval;
-                may_send = false;
-            } else if sent == PollResult::None {
-                break;
+                stream.blocked_until = now + self.config.retry_interval;
             }
-        }
-        let stream = &mut self.streams[usize::from(index)];
-        if !may_send {
-            next = stream.blocked_until;
-        } else if stream.dirty {
-            self.any_dirty = true;
-        } else if let Some(wanted) = self.iface.poll_at(at, &stream.set) {
-            let wanted = self.unscaled(wanted);
-            // smoltcp had its chance at `now`; what it still calls due is due later, never in a loop.
-            next = if wanted <= now { now + self.config.retry_interval } else { wanted };
-        }
+            if stream.state_moved() {
+                self.sync(index);
+            }
+        };
         let stream = &mut self.streams[usize::from(index)];
         stream.poll_at = next.min(stream.give_up_at);
         if stream.poll_at < self.next_stream_at {
             self.next_stream_at = stream.poll_at;
-        } else if before == self.next_stream_at {
+        } else if before == self.next_stream_at && stream.poll_at != before {
             self.next_stream_at = self.streams.iter().map(|s| s.poll_at).min().unwrap_or(Time::MAX);
         }
     }
@@ -903,6 +905,7 @@ impl<'b, D: Device> Stack<'b, D> {
     pub fn drive<S: Session + ?Sized>(&mut self, now: Time, id: StreamId, session: &mut S) {
         let index = id.0;
         self.streams[id.index()].ready = false;
+        let mut anything = false;
         if let Some(why) = self.streams[id.index()].forgotten.take() {
             session.handle_disconnected(now, why);
         }
@@ -924,9 +927,17 @@ impl<'b, D: Device> Stack<'b, D> {
             if !moved {
                 break;
             }
+            anything = true;
         }
-        self.sync(index);
-        self.egress(now, index);
+        let stream = &mut self.streams[id.index()];
+        if stream.state_moved() {
+            self.sync(index);
+            self.streams[id.index()].ready = false;
+        }
+        let stream = &self.streams[id.index()];
+        if anything || stream.dirty || stream.poll_at <= now {
+            self.egress(now, index);
+        }
     }
 
     /// Tells the session what became of its connection.
