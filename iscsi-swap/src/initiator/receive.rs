@@ -137,15 +137,14 @@ impl Receiver {
         self.text_len = 0;
     }
 
-    /// The task that the PDU at hand names.
-    pub(super) fn task(&self) -> Option<usize> {
-        let tag = match self.pdu? {
-            ResponsePdu::ScsiResponse(p) => p.itt,
-            ResponsePdu::DataIn(p) => p.itt,
-            ResponsePdu::R2t(p) => p.itt,
-            _ => return None,
-        };
-        Some((tag & ((1 << TAG_BITS) - 1)) as usize).filter(|i| *i < 1 << TAG_BITS)
+    /// The tag that the PDU at hand names a command by.
+    pub(super) fn tag(&self) -> Option<u32> {
+        match self.pdu? {
+            ResponsePdu::ScsiResponse(p) => Some(p.itt),
+            ResponsePdu::DataIn(p) => Some(p.itt),
+            ResponsePdu::R2t(p) => Some(p.itt),
+            _ => None,
+        }
     }
 
     pub(super) fn buffer<'a>(&'a mut self, tasks: &'a mut [Task]) -> &'a mut [u8] {
@@ -266,7 +265,7 @@ impl IscsiBackend {
     }
 
     /// The task that was sent with this tag and has not ended.
-    fn sent_task(&self, tag: u32) -> Result<usize, Violation> {
+    pub(super) fn sent_task(&self, tag: u32) -> Result<usize, Violation> {
         let index = (tag & ((1 << TAG_BITS) - 1)) as usize;
         let task = self.tasks.get(index).ok_or(Violation::Tag)?;
         if task.tag != tag || task.state != TaskState::Sent {

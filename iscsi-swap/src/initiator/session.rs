@@ -159,7 +159,7 @@ impl IscsiBackend {
         self.stats.garbage += 1;
         let what = violation.what();
         let limit = self.config.garbage_limit;
-        let blamed = self.rx.task().filter(|i| self.tasks[*i].state == TaskState::Sent);
+        let blamed = self.rx.tag().and_then(|tag| self.sent_task(tag).ok());
         let ready = self.link == Link::Ready;
         for index in 1..self.tasks.len() {
             let task = &mut self.tasks[index];

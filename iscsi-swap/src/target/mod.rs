@@ -88,7 +88,6 @@ impl LoginKeys {
             .with(Key::MaxBurstLength, self.max_burst)
             .with(Key::MaxOutstandingR2T, self.outstanding_r2t)
             .with(Key::DefaultTime2Wait, self.time2wait)
-            .with(Key::DefaultTime2Retain, 0)
             .declaring(self.recv_segment)
     }
 }

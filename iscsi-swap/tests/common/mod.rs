@@ -43,6 +43,11 @@ pub struct Pump {
     pub connects: u64,
     /// Nothing passes, and nobody learns of it.
     pub partitioned: bool,
+    /// What each slot is filled with.
+    pub model: Vec<u8>,
+    /// Everything that was sent, up and down, of all connections.
+    pub tape_up: Vec<u8>,
+    pub tape_down: Vec<u8>,
     link: Option<usize>,
     up: VecDeque<u8>,
     down: VecDeque<u8>,
@@ -81,6 +86,9 @@ impl Pump {
             moved: 0,
             connects: 0,
             partitioned: false,
+            model: vec![0; SLOTS as usize],
+            tape_up: Vec::new(),
+            tape_down: Vec::new(),
             link: None,
             up: VecDeque::new(),
             down: VecDeque::new(),
@@ -174,13 +182,14 @@ impl Pump {
     /// Moves what can be moved once; whether anything was.
     pub fn step(&mut self) -> bool {
         let mut did = self.actions();
-        if self.partitioned {
-            return did;
-        }
         for direction in 0..4 {
             let Some(index) = self.link else { break };
+            if self.partitioned && direction % 2 == 1 {
+                continue;
+            }
             let pick = self.rng.next_u32() as usize;
             let most = self.chunk_max;
+            let before = (self.up.len(), self.down.len());
             let n = match direction {
                 0 => send(&mut self.backend, self.now, &mut self.up, pick, most),
                 1 => receive(&mut self.target.connection(index), self.now, &mut self.up, pick),
@@ -190,6 +199,11 @@ impl Pump {
                 }
                 _ => receive(&mut self.backend, self.now, &mut self.down, pick),
             };
+            match direction {
+                0 => self.tape_up.extend(self.up.range(before.0..)),
+                2 => self.tape_down.extend(self.down.range(before.1..)),
+                _ => {}
+            }
             did |= n > 0;
             self.moved += n as u64;
             if self.cut_at.is_some_and(|at| self.moved >= at) {
@@ -327,16 +341,16 @@ fn receive(end: &mut dyn Session, now: Time, wire: &mut VecDeque<u8>, pick: usiz
     moved
 }
 
-/// Hands over all of `bytes`, as far as they are taken.
-pub fn deliver(end: &mut dyn Session, now: Time, bytes: &[u8]) {
+/// Hands over `bytes` as far as they are taken; how many were.
+pub fn deliver(end: &mut dyn Session, now: Time, bytes: &[u8]) -> usize {
     let mut wire: VecDeque<u8> = bytes.iter().copied().collect();
-    while receive(end, now, &mut wire, usize::MAX - 1) > 0 {}
+    while !wire.is_empty() && receive(end, now, &mut wire, bytes.len() - 1) > 0 {}
+    bytes.len() - wire.len()
 }
 
 /// Random reads and writes against a model, as many at once as the backend takes. Requests may
 /// overlap: the order of submission decides what a read sees.
 pub fn model_run(pump: &mut Pump, requests: u32) {
-    let mut model = vec![0u8; SLOTS as usize];
     let mut expected: Vec<Option<Vec<u8>>> = vec![None; requests as usize];
     let (mut submitted, mut completed) = (0, 0);
     while completed < requests {
@@ -346,7 +360,7 @@ pub fn model_run(pump: &mut Pump, requests: u32) {
             let first = pump.below(SLOTS as usize - pages + 1);
             let write = pump.below(2) == 0;
             let fill = pump.below(256) as u8;
-            let slots = &mut model[first..first + pages];
+            let slots = &mut pump.model[first..first + pages];
             let (op, vec) = if write {
                 slots.iter_mut().enumerate().for_each(|(i, s)| *s = fill.wrapping_add(i as u8));
                 (Op::Write, pump.pages(pages, |i| fill.wrapping_add(i as u8)))
@@ -385,7 +399,7 @@ pub fn model_run(pump: &mut Pump, requests: u32) {
         }
     }
     // The disk itself holds what the model says.
-    for (slot, fill) in model.iter().enumerate() {
+    for (slot, fill) in pump.model.clone().iter().enumerate() {
         let mut page = [0; PAGE_SIZE];
         let disk = pump.target.disk_mut(0).unwrap();
         netswap_swap::Disk::read_at(disk, (slot * PAGE_SIZE) as u64, &mut page).unwrap();

@@ -1,0 +1,64 @@
+//! Goal: `IscsiBackend` keeps what every `SwapBackend` has to keep.
+//! Method: the suite of netswap-swap, over an initiator joined to the embedded target, with a quiet
+//! and with a faulty target.
+
+mod common;
+
+use std::cell::RefCell;
+use std::mem::swap;
+
+use common::{Pump, initiator_config, target_config};
+use netswap_iscsi::{IscsiBackend, TargetFaults, WritePolicy};
+use netswap_reserve::{PagePool, PoolConfig, Span};
+use netswap_swap::conformance;
+
+fn conform(policy: WritePolicy, faults: TargetFaults) {
+    let mut initiator = initiator_config();
+    initiator.write_policy = policy;
+    let mut target = target_config();
+    target.faults = faults;
+    let world = RefCell::new(Pump::new(3, initiator.clone(), target));
+    let pool = PagePool::new(PoolConfig::new(256));
+    let make = || {
+        let mut pump = world.borrow_mut();
+        pump.cut();
+        pump.backend = IscsiBackend::new(initiator.clone());
+        pump.now = netswap_reserve::Time::ZERO;
+        IscsiBackend::new(initiator.clone())
+    };
+    // The backend under test takes the place of the pump's own while the world moves on.
+    conformance::check(&pool, make, |backend, now| {
+        let mut pump = world.borrow_mut();
+        swap(backend, &mut pump.backend);
+        if !pump.step() {
+            pump.advance();
+        }
+        *now = pump.now;
+        swap(backend, &mut pump.backend);
+    });
+    assert_eq!(world.borrow().target.protocol_errors(), 0);
+}
+
+#[test]
+fn with_fua() {
+    conform(WritePolicy::Fua, TargetFaults::default());
+}
+
+#[test]
+fn with_cache_synchronized() {
+    conform(WritePolicy::SyncCache, TargetFaults::default());
+}
+
+#[test]
+fn with_a_faulty_target() {
+    let faults = TargetFaults {
+        late_ppm: 50_000,
+        late_by: Span::from_millis(300),
+        twice_ppm: 20_000,
+        garbage_ppm: 20_000,
+        busy_ppm: 50_000,
+        task_set_full_ppm: 50_000,
+        check_condition_ppm: 50_000,
+    };
+    conform(WritePolicy::Fua, faults);
+}

@@ -1,0 +1,401 @@
+//! Goal: the target keeps the rules of the RFC towards an initiator that does not.
+//! Method: a hand-driven initiator that logs in and then sends single PDUs, right and wrong.
+
+mod common;
+
+use common::{IQN, deliver, target_config};
+use netswap_iscsi::pdu::{
+    BHS_LEN, Bhs, DataOut, LoginRequest, NopOut, ResponsePdu, ScsiCommand, TAG_NONE, data_len,
+    lun_bytes, padding,
+};
+use netswap_iscsi::scsi::{Cdb, Sense, status};
+use netswap_iscsi::{IscsiTarget, TargetConfig};
+use netswap_net::{Action, SendVec, Session};
+use netswap_reserve::{PagePool, PoolConfig, Time};
+use netswap_swap::{Disk, MemDisk};
+
+struct Raw {
+    target: IscsiTarget<MemDisk>,
+    cmd_sn: u32,
+    itt: u32,
+}
+
+type Answer = (ResponsePdu, Vec<u8>);
+
+impl Raw {
+    fn new(config: TargetConfig) -> Raw {
+        let pool = PagePool::new(PoolConfig::new(config.frames() + 64));
+        let mut target = IscsiTarget::new(config, pool).unwrap();
+        target.add_lun(0, MemDisk::new(1 << 20), 512, false).unwrap();
+        target.add_lun(2, MemDisk::new(1 << 20), 4096, true).unwrap();
+        target.connection(0).handle_connected(Time::ZERO);
+        Raw { target, cmd_sn: 1, itt: 1 }
+    }
+
+    fn send(&mut self, bhs: Bhs, data: &[u8]) -> Vec<Answer> {
+        let mut end = self.target.connection(0);
+        let mut bytes = bhs.to_vec();
+        bytes.extend_from_slice(data);
+        bytes.extend(std::iter::repeat_n(0, padding(data.len())));
+        deliver(&mut end, Time::ZERO, &bytes);
+        answers(&mut end)
+    }
+
+    fn login(&mut self, csg: u8, nsg: u8, text: &str) -> Vec<Answer> {
+        let text = text.replace(' ', "\0") + "\0";
+        let request = LoginRequest {
+            transit: true,
+            more: false,
+            csg,
+            nsg,
+            version_max: 0,
+            version_min: 0,
+            isid: [0x80, 0, 0, 0, 0, 9],
+            tsih: 0,
+            itt: 1,
+            cid: 0,
+            cmd_sn: self.cmd_sn,
+            exp_stat_sn: 0,
+            data_len: text.len() as u32,
+        };
+        self.send(request.build(), text.as_bytes())
+    }
+
+    fn ready(config: TargetConfig) -> Raw {
+        let mut raw = Raw::new(config);
+        let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType=Normal");
+        let answers = raw.login(1, 3, &format!("{names} InitialR2T=No ImmediateData=Yes"));
+        assert!(matches!(answers[..], [(ResponsePdu::Login(l), _)] if l.status == 0 && l.nsg == 3));
+        raw
+    }
+
+    fn command(&mut self, cdb: Cdb, read: bool, write: bool, expected: u32) -> ScsiCommand {
+        self.itt += 1;
+        let cmd_sn = self.cmd_sn;
+        self.cmd_sn += 1;
+        ScsiCommand {
+            immediate: false,
+            last: true,
+            read,
+            write,
+            attr: 1,
+            lun: lun_bytes(0),
+            itt: self.itt,
+            expected,
+            cmd_sn,
+            exp_stat_sn: 0,
+            cdb: cdb.build(),
+            data_len: 0,
+        }
+    }
+
+    fn read(&mut self, cdb: Cdb, expected: u32) -> (u8, Vec<u8>, Option<Sense>) {
+        let command = self.command(cdb, expected > 0, false, expected);
+        ending(&self.send(command.build(), &[]))
+    }
+
+    fn is_reset(&mut self) -> bool {
+        self.target.connection(0).poll_action(Time::ZERO) == Some(Action::Abort)
+    }
+}
+
+/// Status, data and sense of a command.
+fn ending(answers: &[Answer]) -> (u8, Vec<u8>, Option<Sense>) {
+    let mut data = Vec::new();
+    for (pdu, bytes) in answers {
+        match pdu {
+            ResponsePdu::DataIn(d) => {
+                data.extend_from_slice(bytes);
+                if let Some(status) = d.status {
+                    return (status, data, None);
+                }
+            }
+            ResponsePdu::ScsiResponse(r) => {
+                return (r.status, data, bytes.get(2..).and_then(Sense::parse));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("no status in {answers:?}");
+}
+
+fn answers(end: &mut dyn Session) -> Vec<Answer> {
+    let mut bytes = Vec::new();
+    loop {
+        let mut out = SendVec::new();
+        end.poll_send(Time::ZERO, &mut out);
+        let n = out.iter().map(|s| s.len()).sum();
+        bytes.extend(out.concat());
+        drop(out);
+        if n == 0 {
+            break;
+        }
+        end.handle_sent(Time::ZERO, n);
+    }
+    let mut rest = &bytes[..];
+    let mut answers = Vec::new();
+    while !rest.is_empty() {
+        let bhs: Bhs = rest[..BHS_LEN].try_into().unwrap();
+        let len = data_len(&bhs);
+        let data = rest[BHS_LEN..BHS_LEN + len].to_vec();
+        rest = &rest[BHS_LEN + len + padding(len)..];
+        answers.push((ResponsePdu::parse(&bhs).unwrap(), data));
+    }
+    answers
+}
+
+#[test]
+fn login_answers_each_key_and_refuses_what_it_must() {
+    let mut raw = Raw::new(target_config());
+    let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType=Normal");
+    let text = "AuthMethod=CHAP,None";
+    let got = raw.login(0, 1, &format!("{names} {text}"));
+    assert_eq!(String::from_utf8_lossy(&got[0].1), "AuthMethod=None\0TargetPortalGroupTag=1\0");
+    let keys = "HeaderDigest=CRC32C,None DataDigest=CRC32C MaxBurstLength=1048576 \
+                MaxOutstandingR2T=99 ErrorRecoveryLevel=2 X-unknown=1 IFMarker=Yes MaxConnections=8 \
+                MaxRecvDataSegmentLength=100000";
+    let keys = keys.split_whitespace().collect::<Vec<_>>().join(" ");
+    let got = raw.login(1, 3, &keys);
+    let answer = String::from_utf8_lossy(&got[0].1).replace('\0', " ");
+    for key in [
+        "HeaderDigest=None",
+        "DataDigest=Reject",
+        "MaxBurstLength=262144",
+        "MaxOutstandingR2T=4",
+        "ErrorRecoveryLevel=0",
+        "X-unknown=NotUnderstood",
+        "IFMarker=Reject",
+        "MaxConnections=1",
+        "MaxRecvDataSegmentLength=65536",
+    ] {
+        assert!(answer.contains(&format!("{key} ")), "{key} in {answer}");
+    }
+
+    let status = |csg, nsg, text: &str| {
+        let mut raw = Raw::new(target_config());
+        match raw.login(csg, nsg, text)[..] {
+            [(ResponsePdu::Login(login), _)] => {
+                if login.status != 0 {
+                    let action = raw.target.connection(0).poll_action(Time::ZERO);
+                    assert_eq!(action, Some(Action::Close));
+                }
+                login.status
+            }
+            ref other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(status(0, 1, &format!("{names} AuthMethod=CHAP")), 0x0201);
+    assert_eq!(status(0, 1, "InitiatorName=iqn.raw TargetName=iqn.other"), 0x0203);
+    assert_eq!(status(0, 1, &format!("TargetName={IQN}")), 0x0207);
+    assert_eq!(status(0, 1, "InitiatorName=iqn.raw"), 0x0207);
+    assert_eq!(status(0, 1, "InitiatorName=iqn.raw SessionType=Discovery"), 0x0209);
+    assert_eq!(status(0, 1, &format!("{names} MaxBurstLength=512")), 0x020b);
+    assert_eq!(status(1, 3, &format!("{names} InitialR2T=No InitialR2T=No")), 0x0200);
+}
+
+#[test]
+fn a_target_brings_up_what_the_initiator_did_not() {
+    let mut config = target_config();
+    config.keys.immediate_data = false;
+    config.keys.max_burst = 8192;
+    let mut raw = Raw::new(config);
+    let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType=Normal");
+    let got = raw.login(1, 3, &names);
+    let text = String::from_utf8_lossy(&got[0].1).replace('\0', " ");
+    assert!(text.contains("ImmediateData=No") && text.contains("MaxBurstLength=8192"), "{text}");
+    assert!(matches!(got[0].0, ResponsePdu::Login(l) if !l.transit));
+    let got = raw.login(1, 3, "ImmediateData=No MaxBurstLength=4096 FirstBurstLength=4096");
+    assert!(matches!(got[0].0, ResponsePdu::Login(l) if l.transit && l.tsih != 0), "{got:?}");
+}
+
+#[test]
+fn units_tell_about_themselves() {
+    let mut raw = Raw::ready(target_config());
+    assert_eq!(raw.read(Cdb::TestUnitReady, 0).0, status::GOOD);
+    let (_, inquiry, _) = raw.read(Cdb::Inquiry { page: None, alloc: 255 }, 255);
+    assert_eq!((inquiry.len(), inquiry[0]), (96, 0));
+    for page in [0x00, 0x80, 0x83, 0xb0, 0xb2] {
+        let (good, data, _) = raw.read(Cdb::Inquiry { page: Some(page), alloc: 255 }, 255);
+        assert_eq!((good, data[1]), (status::GOOD, page));
+    }
+    let (_, luns, _) = raw.read(Cdb::ReportLuns { alloc: 256 }, 256);
+    assert_eq!(luns, [0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]);
+    let mode = Cdb::ModeSense { ten: false, control: 0, page: 8, subpage: 0, alloc: 255 };
+    let (_, mode, _) = raw.read(mode, 255);
+    assert_eq!((mode[2] & 0x10, mode[4], mode[6]), (0x10, 8, 4), "DPOFUA and a write cache");
+    let (_, capacity, _) = raw.read(Cdb::ReadCapacity16 { alloc: 32 }, 32);
+    assert_eq!(capacity[..12], [0, 0, 0, 0, 0, 0, 7, 0xff, 0, 0, 2, 0]);
+    for (cdb, sense) in [
+        (Cdb::Inquiry { page: Some(0xb1), alloc: 9 }, Sense::INVALID_FIELD),
+        (Cdb::Read { lba: 2048, blocks: 1, fua: false }, Sense::OUT_OF_RANGE),
+        (Cdb::Read { lba: u64::MAX, blocks: 1, fua: false }, Sense::OUT_OF_RANGE),
+        (Cdb::Read { lba: 0, blocks: 129, fua: false }, Sense::INVALID_FIELD),
+    ] {
+        assert_eq!(raw.read(cdb, 512).2, Some(sense), "{cdb:?}");
+    }
+    let mut unknown = raw.command(Cdb::TestUnitReady, false, false, 0);
+    unknown.cdb[0] = 0x42;
+    assert_eq!(ending(&raw.send(unknown.build(), &[])).2, Some(Sense::INVALID_OPCODE));
+    let mut elsewhere = raw.command(Cdb::TestUnitReady, false, false, 0);
+    elsewhere.lun = lun_bytes(7);
+    assert_eq!(ending(&raw.send(elsewhere.build(), &[])).2, Some(Sense::NO_SUCH_LUN));
+    let write = Cdb::Write { lba: 0, blocks: 1, fua: false };
+    let mut protected = raw.command(write, false, true, 4096);
+    protected.lun = lun_bytes(2);
+    assert_eq!(ending(&raw.send(protected.build(), &[])).2, Some(Sense::WRITE_PROTECTED));
+}
+
+#[test]
+fn commands_outside_the_window_are_ignored_and_gaps_reset() {
+    let mut raw = Raw::ready(target_config());
+    let mut far = raw.command(Cdb::TestUnitReady, false, false, 0);
+    far.cmd_sn += 100;
+    assert!(raw.send(far.build(), &[]).is_empty());
+    let mut old = far;
+    old.cmd_sn = 0;
+    assert!(raw.send(old.build(), &[]).is_empty());
+    raw.cmd_sn -= 1;
+    assert_eq!(raw.read(Cdb::TestUnitReady, 0).0, status::GOOD, "the next one in order is taken");
+    let mut gap = raw.command(Cdb::TestUnitReady, false, false, 0);
+    gap.cmd_sn += 1;
+    assert!(raw.send(gap.build(), &[]).is_empty());
+    assert!(raw.is_reset());
+    assert_eq!(raw.target.protocol_errors(), 1);
+}
+
+#[test]
+fn the_window_is_as_wide_as_it_says() {
+    let mut config = target_config();
+    config.queue_depth = 3;
+    config.login_window = 1;
+    let mut raw = Raw::ready(config);
+    // Writes that wait for their data hold their places.
+    let mut tags = Vec::new();
+    let mut last_max = None;
+    for i in 0..20 {
+        let write = Cdb::Write { lba: 0, blocks: 8, fua: false };
+        let command = raw.command(write, false, true, 4096);
+        let answers = raw.send(command.build(), &[]);
+        match answers[..] {
+            [(ResponsePdu::R2t(r2t), _)] => {
+                last_max = Some(r2t.sns.max_cmd_sn);
+                tags.push((command.itt, r2t.ttt));
+            }
+            [] => {
+                assert_eq!(Some(command.cmd_sn), last_max.map(|m| m + 1), "beyond MaxCmdSN");
+                raw.cmd_sn -= 1;
+            }
+            ref other => panic!("{other:?}"),
+        }
+        if i % 3 == 2 && !tags.is_empty() {
+            let (itt, ttt) = tags.remove(0);
+            let data = DataOut {
+                last: true,
+                lun: lun_bytes(0),
+                itt,
+                ttt,
+                exp_stat_sn: 0,
+                data_sn: 0,
+                offset: 0,
+                data_len: 4096,
+            };
+            let answers = raw.send(data.build(), &[i as u8; 4096]);
+            assert_eq!(ending(&answers).0, status::GOOD);
+        }
+        assert!(tags.len() <= 3);
+    }
+    assert_eq!(tags.len(), 3, "the window has grown to its full width");
+}
+
+#[test]
+fn data_that_was_not_agreed_resets() {
+    let write = Cdb::Write { lba: 0, blocks: 8, fua: false };
+    let wrong: [fn(&mut DataOut); 6] = [
+        |d| d.ttt += 1,
+        |d| d.ttt = TAG_NONE,
+        |d| d.data_sn = 1,
+        |d| d.offset = 512,
+        |d| d.last = false,
+        |d| d.data_len = 512,
+    ];
+    for (i, spoil) in wrong.iter().enumerate() {
+        let mut raw = Raw::ready(target_config());
+        let command = raw.command(write, false, true, 4096);
+        let answers = raw.send(command.build(), &[]);
+        let [(ResponsePdu::R2t(r2t), _)] = answers[..] else { panic!("{answers:?}") };
+        assert_eq!((r2t.offset, r2t.len), (0, 4096));
+        let mut data = DataOut {
+            last: true,
+            lun: lun_bytes(0),
+            itt: command.itt,
+            ttt: r2t.ttt,
+            exp_stat_sn: 0,
+            data_sn: 0,
+            offset: 0,
+            data_len: 4096,
+        };
+        spoil(&mut data);
+        assert!(raw.send(data.build(), &vec![7; data.data_len as usize]).is_empty());
+        assert!(raw.is_reset(), "case {i}");
+        let mut page = [1; 4096];
+        raw.target.disk_mut(0).unwrap().read_at(0, &mut page).unwrap();
+        assert_eq!(page, [0; 4096], "nothing was written");
+    }
+    // Immediate data beyond the expected length.
+    let mut raw = Raw::ready(target_config());
+    let mut command = raw.command(write, false, true, 512);
+    command.data_len = 1024;
+    assert!(raw.send(command.build(), &[0; 1024]).is_empty());
+    assert!(raw.is_reset());
+}
+
+#[test]
+fn residuals_tell_what_did_not_move() {
+    let mut raw = Raw::ready(target_config());
+    let read = Cdb::Read { lba: 0, blocks: 2, fua: false };
+    let command = raw.command(read, true, false, 4096);
+    let answers = raw.send(command.build(), &[]);
+    let [(ResponsePdu::DataIn(data), _)] = answers[..] else { panic!("{answers:?}") };
+    assert_eq!((data.data_len, data.underflow, data.residual), (1024, true, 3072));
+    let command = raw.command(read, true, false, 512);
+    let answers = raw.send(command.build(), &[]);
+    let [(ResponsePdu::DataIn(data), _)] = answers[..] else { panic!("{answers:?}") };
+    assert_eq!((data.data_len, data.overflow, data.residual), (512, true, 512));
+}
+
+#[test]
+fn pings_come_back_with_their_data() {
+    let mut raw = Raw::ready(target_config());
+    for (immediate, len) in [(true, 0), (true, 33), (false, 4000)] {
+        let nop = NopOut {
+            immediate,
+            lun: [0; 8],
+            itt: 77,
+            ttt: TAG_NONE,
+            cmd_sn: raw.cmd_sn,
+            exp_stat_sn: 0,
+            data_len: len,
+        };
+        raw.cmd_sn += u32::from(!immediate);
+        let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        let answers = raw.send(nop.build(), &data);
+        let [(ResponsePdu::NopIn(answer), echo)] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!((answer.itt, answer.ttt, echo), (77, TAG_NONE, &data));
+    }
+    assert_eq!(raw.read(Cdb::TestUnitReady, 0).0, status::GOOD);
+}
+
+#[test]
+fn unknown_requests_are_rejected_and_foreign_opcodes_reset() {
+    let mut raw = Raw::ready(target_config());
+    let mut text = raw.command(Cdb::TestUnitReady, false, false, 0).build();
+    text[0] = 0x04;
+    let answers = raw.send(text, &[]);
+    let [(ResponsePdu::Reject(reject), header)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((reject.reason, &header[..]), (0x05, &text[..]));
+    assert_eq!(raw.read(Cdb::TestUnitReady, 0).0, status::GOOD);
+    let mut foreign = raw.command(Cdb::TestUnitReady, false, false, 0).build();
+    foreign[0] = 0x25;
+    assert!(raw.send(foreign, &[]).is_empty());
+    assert!(raw.is_reset());
+}
