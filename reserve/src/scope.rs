@@ -9,8 +9,14 @@
 //!   later. Such a guard has nothing left to end, and dropping it does nothing.
 //!
 //! Each guard has a serial number, rising on a thread; `top` is that of the innermost scope. A guard
-//! that is dropped in turn finds its own number there. One that is not, ends those above it and
-//! remembers their numbers as `ended`, so that their guards are known when they come.
+//! that is dropped in turn finds its own number there. One that is not, ends those above it and notes
+//! their numbers as `ended`, so that their guards are known when they come. One range is noted; where
+//! two do not join into one, a guard in between cannot be told from an ended one, and then the
+//! entitlement ends early rather than late.
+//!
+//! A *context* is what [`EmergencyScope::save`] takes away and [`SavedScope::restore`] brings back: a
+//! task of a simulated machine, for one. Guards belong to the context they were entered in; dropped
+//! while another one runs, they end nothing there.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -18,8 +24,8 @@ use std::marker::PhantomData;
 use crate::pool::PagePool;
 use crate::reserves::ReserveId;
 
-/// What the current context may use, and the guard it has that from: two words, moved one by one, as
-/// a wider copy of words just stored would wait for the store to finish.
+/// What a context may use, and the guard it has that from: two words, moved one by one, as a wider copy
+/// of words just stored would wait for the store to finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entitlement {
     /// The pool's id in the upper half, the reserve's node in the lower; 0 is none.
@@ -28,15 +34,26 @@ struct Entitlement {
     top: u64,
 }
 
-const NOTHING: Entitlement = Entitlement { who: 0, top: 0 };
+/// The serials of guards that were ended by another one's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ended {
+    lowest: u64,
+    highest: u64,
+    /// Whether each guard in between was ended, not just the outermost ones of the range.
+    exact: bool,
+}
 
+const NOTHING: Entitlement = Entitlement { who: 0, top: 0 };
+const NONE_ENDED: Ended = Ended { lowest: u64::MAX, highest: 0, exact: true };
+
+/// The current context of a thread.
 struct Context {
     who: Cell<u64>,
     top: Cell<u64>,
-    /// The last serial given out on this thread.
+    id: Cell<u64>,
+    ended: Cell<Ended>,
+    /// The last serial, of guards and contexts alike, given out on this thread.
     serial: Cell<u64>,
-    /// The lowest and highest serial of the guards that were ended by another one's end.
-    ended: Cell<(u64, u64)>,
 }
 
 thread_local! {
@@ -44,8 +61,9 @@ thread_local! {
         Context {
             who: Cell::new(0),
             top: Cell::new(0),
+            id: Cell::new(0),
+            ended: Cell::new(NONE_ENDED),
             serial: Cell::new(0),
-            ended: Cell::new((u64::MAX, 0)),
         }
     };
 }
@@ -60,6 +78,36 @@ impl Context {
     fn set(&self, to: Entitlement) {
         self.who.set(to.who);
         self.top.set(to.top);
+    }
+
+    #[inline]
+    fn next_serial(&self) -> u64 {
+        let serial = self.serial.get() + 1;
+        self.serial.set(serial);
+        serial
+    }
+
+    /// The end of a scope that is not the innermost one of the current context.
+    #[cold]
+    fn out_of_turn(&self, guard: &EmergencyScope) {
+        let (top, ended) = (self.top.get(), self.ended.get());
+        if guard.context != self.id.get() || guard.serial > top {
+            return;
+        }
+        if (ended.lowest..=ended.highest).contains(&guard.serial) {
+            if !ended.exact {
+                self.who.set(0);
+            }
+            return;
+        }
+        // Everything above the guard ends here, what was noted up there included.
+        let covers = guard.serial < ended.lowest;
+        self.ended.set(Ended {
+            lowest: ended.lowest.min(guard.serial + 1),
+            highest: top,
+            exact: covers,
+        });
+        self.set(guard.before);
     }
 }
 
@@ -93,6 +141,7 @@ pub(crate) fn current(pool: u32) -> Option<ReserveId> {
 pub struct EmergencyScope {
     before: Entitlement,
     serial: u64,
+    context: u64,
     _not_send: PhantomData<*const ()>,
 }
 
@@ -108,14 +157,13 @@ impl EmergencyScope {
         let node = reserve.node(inner.id);
         CONTEXT.with(|c| {
             let before = c.current();
-            let serial = c.serial.get() + 1;
-            c.serial.set(serial);
+            let serial = c.next_serial();
             let who = u64::from(inner.id) << 32 | u64::from(node);
             c.set(Entitlement {
                 who: if inner.config.scope { who } else { before.who },
                 top: serial,
             });
-            EmergencyScope { before, serial, _not_send: PhantomData }
+            EmergencyScope { before, serial, context: c.id.get(), _not_send: PhantomData }
         })
     }
 
@@ -130,9 +178,16 @@ impl EmergencyScope {
     #[inline]
     pub fn save() -> SavedScope {
         CONTEXT.with(|c| {
-            let entitlement = c.current();
+            let saved = SavedScope {
+                entitlement: c.current(),
+                context: c.id.get(),
+                ended: c.ended.get(),
+                _not_send: PhantomData,
+            };
             c.set(NOTHING);
-            SavedScope { entitlement, _not_send: PhantomData }
+            c.id.set(c.next_serial());
+            c.ended.set(NONE_ENDED);
+            saved
         })
     }
 }
@@ -144,26 +199,9 @@ impl Drop for EmergencyScope {
             if c.top.get() == self.serial {
                 c.set(self.before);
             } else {
-                c.out_of_turn(self.serial, self.before);
+                c.out_of_turn(self);
             }
         });
-    }
-}
-
-impl Context {
-    /// The end of a scope that is not the innermost one.
-    #[cold]
-    fn out_of_turn(&self, serial: u64, before: Entitlement) {
-        let (lowest, highest) = self.ended.get();
-        if (lowest..=highest).contains(&serial) {
-            return;
-        }
-        let top = self.top.get();
-        if top > serial {
-            self.ended.set((lowest.min(serial + 1), highest.max(top)));
-            self.set(before);
-        }
-        // Else the guard belongs to a context that was saved and not restored: it entitles nobody now.
     }
 }
 
@@ -172,19 +210,26 @@ impl Context {
 #[must_use = "the entitlement is lost unless it is restored"]
 pub struct SavedScope {
     entitlement: Entitlement,
+    /// 0 is a context that has not run yet.
+    context: u64,
+    ended: Ended,
     _not_send: PhantomData<*const ()>,
 }
 
 impl SavedScope {
     /// An entitlement to nothing: what a fresh task starts with.
     pub fn none() -> SavedScope {
-        SavedScope { entitlement: NOTHING, _not_send: PhantomData }
+        SavedScope { entitlement: NOTHING, context: 0, ended: NONE_ENDED, _not_send: PhantomData }
     }
 
     /// Makes this the current entitlement.
     #[inline]
     pub fn restore(self) {
-        CONTEXT.with(|c| c.set(self.entitlement));
+        CONTEXT.with(|c| {
+            c.set(self.entitlement);
+            c.id.set(if self.context == 0 { c.next_serial() } else { self.context });
+            c.ended.set(self.ended);
+        });
     }
 }
 
@@ -258,6 +303,19 @@ mod tests {
         drop(guard_b);
         assert_eq!(current(pool.id()), None);
         saved_a.restore();
+    }
+
+    #[test]
+    fn a_guard_dropped_in_another_context_ends_nothing_there() {
+        let (pool, a, b) = pool();
+        let guard_a = EmergencyScope::enter(&pool, a);
+        let saved_a = EmergencyScope::save();
+        let guard_b = EmergencyScope::enter(&pool, b);
+        drop(guard_a);
+        assert_eq!(current(pool.id()), Some(b));
+        drop(guard_b);
+        assert_eq!(current(pool.id()), None);
+        drop(saved_a);
     }
 
     #[test]
