@@ -25,7 +25,7 @@ pub fn host_plan(scenario: &Scenario, areas: u32) -> ReservePlan {
         mtu: MTU as u32,
         ..NetPlanConfig::default()
     };
-    netswap_net::plan(&mut plan, &config);
+    netswap_net::plan::plan(&mut plan, &config);
     let untagged = (UNTAGGED_RX_BYTES + UNTAGGED_TX_BYTES) / netswap_reserve::PAGE_SIZE;
     plan.set_aside(
         "untagged TCP buffers",

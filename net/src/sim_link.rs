@@ -308,8 +308,6 @@ pub struct SimLink {
     b_to_a: Wire,
     partitions: Vec<(Time, Time)>,
     stats: LinkStats,
-    /// When the first frame that waits in a card will have been sent, as of the last poll.
-    sending: Option<Time>,
 }
 
 impl SimLink {
@@ -321,7 +319,6 @@ impl SimLink {
             config,
             partitions: Vec::with_capacity(16),
             stats: LinkStats::default(),
-            sending: None,
         }
     }
 

@@ -12,7 +12,7 @@ use netswap::report::{Outcome as RowOutcome, Row, table};
 use netswap::scenario::Scenario;
 use netswap::world::{self, RunSpec};
 
-use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome};
+use super::{EXIT_FAILED, EXIT_OK, Outcome};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:

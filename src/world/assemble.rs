@@ -166,12 +166,11 @@ fn server(spec: &RunSpec, pool: &PagePool) -> StoreServer {
         }
         Store::Iscsi => {
             let config = TargetConfig {
-                name: TARGET.into(),
                 seed,
                 max_connections: CONNECTIONS,
-                ..TargetConfig::default()
+                ..TargetConfig::new(TARGET)
             };
-            let mut target = IscsiTarget::new(config, pool).expect("the far side has memory");
+            let mut target = IscsiTarget::new(config, pool.clone()).expect("the far side has memory");
             target.add_lun(0, disk, 512, false).expect("the disk is a whole number of blocks");
             if let Some(text) = text {
                 target.add_lun(1, text, 4096, true).expect("the disk is a whole number of blocks");
@@ -196,10 +195,9 @@ fn client(spec: &RunSpec, area: usize, port: u16) -> StoreClient {
         }
         Store::Iscsi => {
             let config = InitiatorConfig {
-                lun: area as u16,
                 isid: [0x80, 0, 0, 0, 0, area as u8],
                 request_timeout: timeout,
-                ..InitiatorConfig::new(remote, TARGET)
+                ..InitiatorConfig::new(remote, TARGET, area as u16)
             };
             StoreClient::Iscsi(IscsiBackend::new(config))
         }

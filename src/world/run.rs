@@ -167,6 +167,19 @@ fn main_loop(world: &mut World<'_>, spec: &RunSpec, progress: &mut dyn FnMut(f64
         if steps.is_multiple_of(4096) {
             progress(stats.accesses as f64 / accesses.max(1) as f64);
         }
+        if steps.is_multiple_of(1 << 18) {
+            tracing::debug!(
+                now = %world.now,
+                moved = %world.watch.moved,
+                steps,
+                accesses = stats.accesses,
+                free = world.pool.free_frames(),
+                rx_charged = world.pool.reserve_usage(world.net_rx),
+                queued = world.host.udp_held(),
+                liveness = world.sink.received(),
+                pager = ?world.pager.stats(),
+            );
+        }
         let since = world.watch.moved.max(faults_over);
         if world.now > since + STUCK_AFTER {
             return stuck_end(world, since);

@@ -105,7 +105,7 @@ impl StoreServer {
                     ("server twice", n.twice),
                     ("server garbage", n.garbage()),
                     ("server busy", n.busy + n.task_set_full),
-                    ("server check condition", n.check_conditions),
+                    ("server check condition", n.check_condition),
                 ])
             }
         }

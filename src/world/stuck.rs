@@ -217,7 +217,7 @@ impl<'w, 'b> Draw<'w, 'b> {
             self.graph.edge(node, self.tx_frames, "waits for a packet buffer to be sent", detail);
         }
         if ring_is_empty {
-            let ring = self.world.host.device().ring();
+            let ring = self.world.host.device().rx_ring();
             let detail = format!("{ring} of {ring} ring slots empty");
             self.graph.edge(node, self.rx_frames, "waits for a receive buffer for its reply", detail);
         }
@@ -236,7 +236,7 @@ impl<'w, 'b> Draw<'w, 'b> {
 
     fn ring_is_empty(&self) -> bool {
         let nic = self.world.host.device();
-        nic.rx_unfilled() == nic.ring()
+        nic.rx_unfilled() == nic.rx_ring()
     }
 
     /// Whether a send failed for want of a packet buffer since the machine last moved.

@@ -50,7 +50,7 @@ pub struct PagerConfig {
     /// Pages of a readahead window, the faulting one included; 0 and 1 are no readahead, 16 the most.
     pub readahead_pages: u8,
     /// Pages being written at once, queued ones included: the bound that keeps page-outs from
-    /// delaying page-ins by more than so much.
+    /// delaying page-ins by more than so much. At most a quarter of the pool is taken.
     pub writeback_pages: u32,
     /// How long nothing can be freed, for want of slots, before the fault that waits longest fails.
     pub oom_after: Span,
@@ -199,7 +199,9 @@ impl<B: SwapBackend> Pager<B> {
         // The first use of the checksum finds out what the processor can do.
         checksum(&[0; PAGE_SIZE]);
         let readahead_pages = config.readahead_pages.clamp(1, BATCH_PAGES_MAX as u8);
-        let config = PagerConfig { readahead_pages, ..config };
+        // Most of memory has to stay where tasks can touch it.
+        let writeback_pages = config.writeback_pages.min(pool.frames() / 4).max(1);
+        let config = PagerConfig { readahead_pages, writeback_pages, ..config };
         // A read for each task, one read ahead for each, and the header of each area.
         let reads = 2 * config.max_tasks + AREAS_MAX as u32;
         // Half-filled batches must not make the bound of pages unreachable.
@@ -278,6 +280,11 @@ impl<B: SwapBackend> Pager<B> {
     /// Pages in requests that write them out, queued or with the store.
     pub fn writeback_pages(&self) -> u32 {
         self.ios.writeback_pages
+    }
+
+    /// Whether no request is queued or with a store.
+    pub fn is_idle(&self) -> bool {
+        self.ios.in_use == 0
     }
 
     /// Pages in memory (those in requests not counted).
