@@ -12,6 +12,7 @@
 //!
 //! # Invariants under the lock
 //!
+//! - A frame that is free has no charge; nor has one in a magazine or a run.
 //! - `free` = length of the list + frames never used yet; frames are in one place each.
 //! - `free + charged >= floor`: each promised frame is free or in use by an entitled caller, so a
 //!   charge that succeeds finds a frame (with the reserve ablated, floor counts as 0 and this is void).
@@ -146,8 +147,8 @@ impl Inner {
             }
         };
         let index = state.pop(&self.region);
-        self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
         if charge != 0 {
+            self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
             state.charged += 1;
             self.note_pressure();
         } else if extra > 0 {
@@ -178,9 +179,12 @@ impl Inner {
             match self.admit(state, gfp, caller) {
                 Ok(charge) => {
                     let index = state.pop(&self.region);
-                    self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
-                    state.charged += u32::from(charge != 0);
-                    dipped |= charge != 0;
+                    if charge != 0 {
+                        let meta = &self.region.meta[index as usize];
+                        meta.charge.store(charge, Ordering::Relaxed);
+                        state.charged += 1;
+                        dipped = true;
+                    }
                     out(index);
                 }
                 Err(error) => {
@@ -211,7 +215,9 @@ impl Inner {
             None => Err(AllocError::AtWatermark { free, watermark }),
             // Asked before the charge, so there is no charge to give back.
             Some(_) if free == 0 => Err(AllocError::Exhausted),
+            // Ablated: what a kernel without reserves does. A scope takes anything, a call nothing.
             Some(_) if !self.config.reserve && caller.by_scope => Ok(0),
+            Some(_) if !self.config.reserve => Err(AllocError::AtWatermark { free, watermark }),
             Some(reserve) => {
                 let node = reserve.node(self.id);
                 match state.tree.charge(node, 1) {
@@ -227,8 +233,7 @@ impl Inner {
     pub(crate) fn exchange(&self, index: u32, gfp: Gfp) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let charge = self.region.meta[index as usize].charge.load(Ordering::Relaxed);
-        if charge == 0 {
+        if self.region.meta[index as usize].charge.load(Ordering::Relaxed) == 0 {
             return true;
         }
         if state.free <= state.watermark(gfp) {
@@ -236,11 +241,7 @@ impl Inner {
             self.note_pressure();
             return false;
         }
-        self.region.meta[index as usize].charge.store(0, Ordering::Relaxed);
-        state.charged -= 1;
-        if state.tree.uncharge(charge - 1, 1) {
-            self.note_floor(state);
-        }
+        self.release(state, index);
         true
     }
 
@@ -279,16 +280,24 @@ impl Inner {
         for index in indices {
             state.push(&self.region, index);
             state.frees += 1;
-            let charge = self.region.meta[index as usize].charge.load(Ordering::Relaxed);
-            if charge != 0 {
-                state.charged -= 1;
-                if state.tree.uncharge(charge - 1, 1) {
-                    self.note_floor(state);
-                }
-            }
+            self.release(state, index);
         }
         self.note_plenty(state);
         state.all_back(self.config.frames)
+    }
+
+    /// Releases the charge of a frame, if it has one.
+    #[inline]
+    fn release(&self, state: &mut State, index: u32) {
+        let meta = &self.region.meta[index as usize];
+        let charge = meta.charge.load(Ordering::Relaxed);
+        if charge != 0 {
+            meta.charge.store(0, Ordering::Relaxed);
+            state.charged -= 1;
+            if state.tree.uncharge(charge - 1, 1) {
+                self.note_floor(state);
+            }
+        }
     }
 
     /// Finds `n` contiguous free frames and takes them off the list; at start, where a walk over the
@@ -379,11 +388,7 @@ impl Inner {
             for index in 0..state.fresh {
                 if inner.unpark(index) {
                     state.push(&inner.region, index);
-                    let charge = inner.region.meta[index as usize].charge.load(Ordering::Relaxed);
-                    if charge != 0 {
-                        state.charged -= 1;
-                        state.tree.uncharge(charge - 1, 1);
-                    }
+                    inner.release(state, index);
                 }
             }
             (state.all_back(inner.config.frames), inner.config.frames - state.free)

@@ -534,6 +534,20 @@ impl<T> SlabBox<T> {
         unsafe { NonNull::new_unchecked(base.cast()) }
     }
 
+    /// The reserve that the object's page is charged to, if it is a reserve page.
+    pub fn charged_to(&self) -> Option<ReserveId> {
+        let header = self.header();
+        // SAFETY: as in `give_back`: the object keeps page and cache, and these fields are constant.
+        let (cache, page) = unsafe {
+            (
+                ptr::addr_of!((*header.as_ptr()).cache).read(),
+                ptr::addr_of!((*header.as_ptr()).page).read(),
+            )
+        };
+        // SAFETY: as above.
+        unsafe { cache.as_ref() }.pool.inner().charged_to(FrameId(page))
+    }
+
     /// The value, out of its slot, which is given back.
     pub fn into_inner(self) -> T {
         let this = ManuallyDrop::new(self);
