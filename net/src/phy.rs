@@ -14,13 +14,16 @@ use crate::arp::{Neighbours, Resolved};
 use crate::device::{Device, MacAddr};
 use crate::filter::Filter;
 use crate::headers::{
-    ARP_LEN, ArpPacket, ETH_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, EthHeader, IPV4_LEN,
-    fill_transport_checksum,
+    ARP_LEN, ArpPacket, ETH_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, EthHeader, IPV4_LEN, PROTO_TCP,
+    TCP_LEN, fill_transport_checksum,
 };
 use crate::packet::{HEADROOM, PacketBuf};
 use crate::stack::{NetReserves, TxFailure};
 use crate::stats::{DropReason, StackStats};
 use crate::stream::StreamId;
+
+/// Bytes of an IPv4 and a TCP header without options.
+pub(crate) const SEGMENT_HEAD: usize = IPV4_LEN + TCP_LEN;
 
 /// What sending needs: all of a stack but its sockets.
 pub(crate) struct Link<D> {
@@ -36,8 +39,12 @@ pub(crate) struct Link<D> {
     pub(crate) gateway: Option<Ipv4Addr>,
     /// The last time that no packet buffer could be had.
     pub(crate) failure: Option<TxFailure>,
+    /// The last failure of each stream.
+    pub(crate) failures: Vec<Option<TxFailure>>,
     /// Whether that happened since this was last cleared.
     pub(crate) failed: bool,
+    /// For each stream the header of the last segment it sent: what a challenge is made of.
+    pub(crate) last_sent: Vec<[u8; SEGMENT_HEAD]>,
     scratch: Box<[u8; PAGE_SIZE]>,
 }
 
@@ -60,7 +67,9 @@ impl<D: Device> Link<D> {
             prefix_len: config.prefix_len,
             gateway: config.gateway,
             failure: None,
+            failures: Vec::new(),
             failed: false,
+            last_sent: Vec::new(),
             scratch: Box::new([0; PAGE_SIZE]),
         }
     }
@@ -84,7 +93,11 @@ impl<D: Device> Link<D> {
 
     fn tx_failed(&mut self, now: Time, stream: Option<StreamId>, error: AllocError) {
         self.stats.count(DropReason::TxNoBuffer);
-        self.failure = Some(TxFailure { stream, at: now, error });
+        let failure = Some(TxFailure { stream, at: now, error });
+        if let Some(last) = stream.and_then(|stream| self.failures.get_mut(stream.index())) {
+            *last = failure;
+        }
+        self.failure = failure;
         self.failed = true;
     }
 
@@ -129,6 +142,44 @@ impl<D: Device> Link<D> {
         match self.device.transmit(now, packet) {
             Ok(()) => self.stats.transmitted += 1,
             Err(_full) => self.stats.count(DropReason::TxQueueFull),
+        }
+    }
+
+    /// Remembers the head of a segment as a pure acknowledgement of what follows it.
+    fn remember(&mut self, stream: Option<StreamId>, packet: &[u8]) {
+        let last = stream.and_then(|stream| self.last_sent.get_mut(stream.index()));
+        let (Some(last), Some(head)) = (last, packet.first_chunk::<SEGMENT_HEAD>()) else { return };
+        if head[0] != 0x45 || head[9] != PROTO_TCP || head[33] & 0x14 != 0x10 {
+            return;
+        }
+        *last = *head;
+        let data = packet.len().saturating_sub(IPV4_LEN + usize::from(head[32] >> 4) * 4);
+        // SYN and FIN take a place in the sequence too (RFC 9293 section 3.4).
+        let taken = data as u32 + u32::from(head[33] & 1) + u32::from(head[33] >> 1 & 1);
+        let next = u32::from_be_bytes([head[24], head[25], head[26], head[27]]).wrapping_add(taken);
+        last[24..28].copy_from_slice(&next.to_be_bytes());
+        last[2..4].copy_from_slice(&(SEGMENT_HEAD as u16).to_be_bytes());
+        last[32] = 0x50;
+        last[33] = 0x10;
+    }
+
+    /// Sends the challenge of RFC 5961 section 4.2: an acknowledgement of what was really received, to
+    /// a peer that opens a connection which is open. A peer that has lost it answers with a reset
+    /// that fits. smoltcp drops such a packet in silence, which would keep the peer out for good.
+    pub(crate) fn send_challenge(&mut self, now: Time, stream: StreamId, tagged: bool) {
+        let Some(head) = self.last_sent.get(stream.index()).copied().filter(|h| h[0] != 0) else {
+            return;
+        };
+        match self.alloc_tx(tagged) {
+            Ok(mut frame) => {
+                let bytes = &mut frame.bytes_mut()[HEADROOM..HEADROOM + SEGMENT_HEAD];
+                bytes.copy_from_slice(&head);
+                fill_ip_checksum(bytes);
+                fill_transport_checksum(bytes);
+                let packet = PacketBuf::from_frame(frame, HEADROOM, SEGMENT_HEAD);
+                self.send_ip(now, packet, tagged);
+            }
+            Err(error) => self.tx_failed(now, Some(stream), error),
         }
     }
 
@@ -248,6 +299,7 @@ impl<D: Device> smoltcp::phy::TxToken for Tx<'_, D> {
                 let result = f(bytes);
                 fill_ip_checksum(bytes);
                 fill_transport_checksum(bytes);
+                self.link.remember(self.stream, bytes);
                 let packet = PacketBuf::from_frame(frame, HEADROOM, len);
                 self.link.send_ip(self.now, packet, self.tagged);
                 result

@@ -29,7 +29,7 @@ use crate::device::{Device, MacAddr};
 use crate::filter::Class;
 use crate::headers::{EthHeader, Ipv4Header, UDP_LEN, be16, transport_checksum_ok};
 use crate::packet::PacketBuf;
-use crate::phy::{Link, Phy};
+use crate::phy::{Link, Phy, SEGMENT_HEAD};
 use crate::reassembly::Reassembly;
 use crate::session::{Action, Disconnect, SendVec, Session};
 use crate::stats::{DropReason, StackStats};
@@ -42,6 +42,8 @@ use crate::udp::{Datagram, UdpSockets};
 const INGRESS_MAX: usize = 256;
 /// Places of the card's queue that are left for answers to what is being received.
 const TX_SLACK: usize = 4;
+/// The least time between two challenges of one stream: picked by eye, half of a retransmission.
+const CHALLENGE_GAP: Span = Span::from_millis(10);
 /// The first port given to connections (RFC 6335 section 6).
 const EPHEMERAL_FIRST: u16 = 49_152;
 
@@ -244,9 +246,11 @@ impl<'b, D: Device> Stack<'b, D> {
     ) -> Result<StreamId, ReserveError> {
         let delay = self.config.ack_delay * u64::from(self.config.timer_scale);
         self.streams.push(Stream::new(rx, tx, false, delay));
+        self.link.failures.push(None);
         let id = StreamId((self.streams.len() - 1) as u16);
         if let Err(error) = self.set_tagged(id, tagged) {
             self.streams.pop();
+            self.link.failures.pop();
             return Err(error);
         }
         Ok(id)
@@ -587,6 +591,16 @@ impl<'b, D: Device> Stack<'b, D> {
             (true, Some(reserves)) => Some(EmergencyScope::enter(&self.link.pool, reserves.rx)),
             _ => None,
         };
+        if let Some(index) = stream.filter(|_| opens(packet.data())) {
+            let stream = &mut self.streams[usize::from(index)];
+            if stream.is_synchronized() {
+                if stream.challenge_at <= now {
+                    stream.challenge_at = now + CHALLENGE_GAP;
+                    self.link.send_challenge(now, StreamId(index), tagged);
+                }
+                return;
+            }
+        }
         let set = match stream {
             Some(index) => &mut self.streams[usize::from(index)].set,
             None => &mut self.nobody,
@@ -764,6 +778,8 @@ impl<'b, D: Device> Stack<'b, D> {
                 stream.blocked_until = now + self.config.retry_interval;
             }
             if stream.state_moved() {
+                // A connection that ends while sending was given up by smoltcp's own timer.
+                stream.timed_out |= stream.socket().state() == State::Closed;
                 self.sync(index);
             }
         };
@@ -779,6 +795,11 @@ impl<'b, D: Device> Stack<'b, D> {
     /// The last packet that was not sent for want of a buffer, so that a stuck machine can say so.
     pub fn last_tx_alloc_failure(&self) -> Option<TxFailure> {
         self.link.failure
+    }
+
+    /// The last packet of a stream that was not sent for want of a buffer.
+    pub fn tx_alloc_failure_of(&self, id: StreamId) -> Option<TxFailure> {
+        *self.link.failures.get(id.index())?
     }
 
     // ---- datagrams ------------------------------------------------------------------------------
@@ -945,12 +966,7 @@ impl<'b, D: Device> Stack<'b, D> {
         let stream = &mut self.streams[usize::from(index)];
         let state = stream.socket().state();
         let open = matches!(state, State::Established | State::CloseWait);
-        // A reset clears the peer's address; a timeout of smoltcp's own leaves it for the farewell.
-        let gone = if stream.socket().remote_endpoint().is_some() {
-            Disconnect::TimedOut
-        } else {
-            Disconnect::Reset
-        };
+        let gone = if stream.timed_out { Disconnect::TimedOut } else { Disconnect::Reset };
         match stream.phase {
             Phase::Listening | Phase::Connecting if open => {
                 stream.phase = Phase::Open;
@@ -1014,6 +1030,7 @@ impl<'b, D: Device> Stack<'b, D> {
     fn end(&mut self, index: u16) {
         let stream = &mut self.streams[usize::from(index)];
         stream.give_up_at = Time::MAX;
+        stream.timed_out = false;
         stream.phase = Phase::Closed;
         if let Some(port) = stream.listen {
             // TIME-WAIT is cut short: a peer that comes back from the same port is answered as new.
@@ -1081,6 +1098,7 @@ impl<'b, D: Device> Stack<'b, D> {
             return false;
         }
         stream.port = port;
+        stream.timed_out = false;
         stream.phase = Phase::Connecting;
         stream.give_up_at = now + self.config.connect_timeout;
         stream.blocked_until = Time::ZERO;
@@ -1157,4 +1175,10 @@ impl<'b, D: Device> Stack<'b, D> {
         }
         moved
     }
+}
+
+/// Whether an IPv4 packet, already found to carry a whole TCP header, opens a connection: SYN, no ACK.
+fn opens(packet: &[u8]) -> bool {
+    let header = usize::from(packet.first().copied().unwrap_or(0) & 0x0f) * 4;
+    packet.get(header + 13).is_some_and(|flags| flags & 0x16 == 0x02)
 }

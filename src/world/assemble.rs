@@ -24,7 +24,7 @@ use netswap_swap::signature::Header;
 use super::liveness::{PatternSink, PatternSource};
 use super::server::StoreServer;
 use super::store::{FarDisk, StoreClient};
-use super::{AreaLink, Flow, RunError, RunSpec, Watch, World};
+use super::{AreaLink, Flow, RunError, RunSpec, Side, Watch, World};
 use crate::plan::{MTU, STREAM_BYTES, UNTAGGED_RX_BYTES, UNTAGGED_TX_BYTES};
 use crate::scenario::{Ablation, Scenario, Store};
 
@@ -204,10 +204,13 @@ fn client(spec: &RunSpec, area: usize, port: u16) -> StoreClient {
     }
 }
 
+fn reserve(plan: &InstalledPlan, path: &str) -> ReserveId {
+    plan.id(path).expect("the plan has the network's reserves")
+}
+
 fn host_stack<'b>(spec: &RunSpec, pool: &PagePool, plan: &InstalledPlan) -> Stack<'b, SimNic> {
     let scenario = &spec.scenario;
     let is_on = |a| !spec.ablate.contains(&a);
-    let id = |path| plan.id(path).expect("the plan has the network's reserves");
     let config = StackConfig {
         tag: is_on(Ablation::Tag),
         drop: is_on(Ablation::Drop),
@@ -217,7 +220,11 @@ fn host_stack<'b>(spec: &RunSpec, pool: &PagePool, plan: &InstalledPlan) -> Stac
         ..StackConfig::new(HOST_MAC, HOST)
     };
     let nic = SimNic::new(HOST_MAC, MTU, scenario.host.rx_ring as usize, TX_QUEUE);
-    let reserves = NetReserves { net: id("net"), rx: id("net.rx"), tx: id("net.tx") };
+    let reserves = NetReserves {
+        net: reserve(plan, "net"),
+        rx: reserve(plan, "net.rx"),
+        tx: reserve(plan, "net.tx"),
+    };
     Stack::new(config, nic, pool.clone(), Some(reserves))
 }
 
@@ -277,7 +284,8 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     let liveness = SocketAddr::V4(SocketAddrV4::new(HOST, LIVENESS_PORT));
     World {
         now,
-        net_rx: plan.id("net.rx").unwrap_or(ReserveId::ROOT),
+        net_rx: reserve(plan, "net.rx"),
+        net_tx: reserve(plan, "net.tx"),
         pool: pool.clone(),
         link: SimLink::new(link_config(scenario), subseed(scenario.seed, 7)),
         flood: None,
@@ -295,6 +303,8 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
         sink_stream,
         restarts: Vec::new(),
         restarts_done: 0,
+        host_due: Side::default(),
+        far_due: Side::default(),
         watch: Watch::new(),
     }
 }
@@ -306,6 +316,7 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
 /// If a trace cannot be opened.
 pub(super) fn start(world: &mut World<'_>, spec: &RunSpec) -> Result<Rc<RefCell<TraceHealth>>, RunError> {
     let scenario = &spec.scenario;
+    world.disturb();
     let health = Rc::new(RefCell::new(TraceHealth::default()));
     if spec.traces.is_empty() {
         for _ in 0..scenario.workers() {

@@ -143,7 +143,8 @@ fn main_loop(world: &mut World<'_>, spec: &RunSpec, progress: &mut dyn FnMut(f64
     let accesses = u64::from(scenario.workers() * scenario.pages_per_worker())
         * u64::from(1 + scenario.host.rounds);
     let faults_over = assemble::faults_over(world, scenario);
-    world.watch.moved = world.now;
+    let started = world.now;
+    world.watch.moved = started;
     let mut steps = 0u64;
     loop {
         world.step();
@@ -182,22 +183,22 @@ fn main_loop(world: &mut World<'_>, spec: &RunSpec, progress: &mut dyn FnMut(f64
         }
         let since = world.watch.moved.max(faults_over);
         if world.now > since + STUCK_AFTER {
-            return stuck_end(world, since);
+            return stuck_end(world, started, since);
         }
         if !world.advance() {
-            return stuck_end(world, since);
+            return stuck_end(world, started, since);
         }
     }
 }
 
-fn stuck_end(world: &World<'_>, since: Time) -> End {
+fn stuck_end(world: &World<'_>, started: Time, since: Time) -> End {
     if world.machine.is_done() {
         return End::Failed(format!(
             "the untagged TCP flow stopped after {} bytes",
             world.sink.received()
         ));
     }
-    End::Stuck(stuck::explain(world, since))
+    End::Stuck(stuck::explain(world, started, since))
 }
 
 fn judge(world: &mut World<'_>, spec: &RunSpec, end: End, started: Time) -> Row {
@@ -289,6 +290,7 @@ fn judge(world: &mut World<'_>, spec: &RunSpec, end: End, started: Time) -> Row 
 
 /// Ends what still runs and gives everything back: daemons, mappings, areas, connections.
 fn drain(world: &mut World<'_>) -> Result<(), String> {
+    world.disturb();
     world.flood = None;
     world.machine.end_daemons();
     for task in 0..world.machine.tasks() as u32 {
@@ -309,6 +311,7 @@ fn drain(world: &mut World<'_>) -> Result<(), String> {
         world.step();
         if !is_shut_down && world.pager.is_idle() {
             world.pager.shutdown(world.now, world.machine.tables());
+            world.disturb();
             is_shut_down = true;
         }
         if !world.advance() {

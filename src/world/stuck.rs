@@ -25,14 +25,15 @@ pub(super) struct Stuck {
     pub(super) text: String,
 }
 
-/// Explains why `world` has not moved since `since`.
-pub(super) fn explain(world: &World<'_>, since: Time) -> Stuck {
+/// Explains why `world` has not moved since `since`; tasks began at `started`.
+pub(super) fn explain(world: &World<'_>, started: Time, since: Time) -> Stuck {
+    let from_start = |at: Time| Time::ZERO + at.since(started);
     let mut draw = Draw::new(world, since);
     draw.holders();
     draw.missing_protections();
     draw.waits();
     match draw.graph.analyse() {
-        Verdict::Deadlock(cycle) => Stuck { is_deadlock: true, text: cycle.explain(since) },
+        Verdict::Deadlock(cycle) => Stuck { is_deadlock: true, text: cycle.explain(from_start(since)) },
         Verdict::Moves => Stuck {
             is_deadlock: false,
             text: format!("no task has moved since {since}, but the wait-for graph says one could"),
@@ -84,11 +85,11 @@ impl<'w, 'b> Draw<'w, 'b> {
     /// Whose frames would come back if they went on: the queues of untagged sockets. Any of them would
     /// do, for a packet as for a task; and a packet could also use what reclaim frees.
     fn holders(&mut self) {
-        for flow in &self.world.flows {
-            let held = self.world.host.udp_len(flow.socket);
-            if held == 0 {
-                continue;
-            }
+        // The largest holder first: it is the one that a cycle is best told with.
+        let mut holders: Vec<_> =
+            self.world.flows.iter().map(|f| (self.world.host.udp_len(f.socket), f)).collect();
+        holders.sort_by_key(|(held, _)| std::cmp::Reverse(*held));
+        for (held, flow) in holders.into_iter().filter(|(held, _)| *held > 0) {
             let phrase = format!("held by udp:{} (untagged)", flow.port);
             let detail = format!("{held} frames, reader: task {}", flow.reader.0);
             let reader = self.tasks[flow.reader.0 as usize];
@@ -105,22 +106,24 @@ impl<'w, 'b> Draw<'w, 'b> {
     /// Names the protections whose absence the state of the buffers shows.
     fn missing_protections(&mut self) {
         let pool = &self.world.pool;
-        let net_rx = self.world.net_rx;
+        let (rx, tx) = (self.world.net_rx, self.world.net_tx);
         let is_connected = pool.reserve_limit(ReserveId::ROOT) > 0;
         let floor_is_missing = is_connected && pool.watermarks().floor == 0;
-        let rx_is_used_up = pool.reserve_usage(net_rx) >= pool.reserve_limit(net_rx);
-        if self.ring_is_empty() {
-            if floor_is_missing {
-                self.graph.allowed_by(self.rx_frames, "reserve");
-            } else if !is_connected {
-                self.graph.allowed_by(self.rx_frames, "tag");
-            } else if rx_is_used_up && self.world.host.udp_held() > 0 {
-                // The ring is empty, so what is charged to its reserve waits in untagged queues.
+        let has_room = |id| pool.reserve_usage(id) < pool.reserve_limit(id);
+        if !is_connected {
+            self.graph.allowed_by(self.rx_frames, "tag");
+            self.graph.allowed_by(self.tx_frames, "tag");
+        } else if floor_is_missing {
+            self.graph.allowed_by(self.rx_frames, "reserve");
+            self.graph.allowed_by(self.tx_frames, "reserve");
+        } else {
+            // The ring is empty, so what is charged to its reserve waits in untagged queues.
+            if self.ring_is_empty() && !has_room(rx) && self.world.host.udp_held() > 0 {
                 self.graph.allowed_by(self.rx_frames, "drop");
             }
-        }
-        if self.send_was_refused() && is_connected && !floor_is_missing {
-            self.graph.allowed_by(self.tx_frames, "scope");
+            if has_room(tx) {
+                self.graph.allowed_by(self.tx_frames, "scope");
+            }
         }
     }
 
@@ -208,12 +211,11 @@ impl<'w, 'b> Draw<'w, 'b> {
             }
             return node;
         }
-        let (is_refused, ring_is_empty) = (self.send_was_refused(), self.ring_is_empty());
+        let (refusal, ring_is_empty) = (self.refusal(area), self.ring_is_empty());
         // With buffers for both ways the network will carry it.
-        let kind = if is_refused || ring_is_empty { NodeKind::All } else { NodeKind::Moving };
+        let kind = if refusal.is_some() || ring_is_empty { NodeKind::All } else { NodeKind::Moving };
         let node = self.graph.node(name, kind);
-        if is_refused {
-            let detail = self.refusal();
+        if let Some(detail) = refusal {
             self.graph.edge(node, self.tx_frames, "waits for a packet buffer to be sent", detail);
         }
         if ring_is_empty {
@@ -239,19 +241,17 @@ impl<'w, 'b> Draw<'w, 'b> {
         nic.rx_unfilled() == nic.rx_ring()
     }
 
-    /// Whether a send failed for want of a packet buffer since the machine last moved.
-    fn send_was_refused(&self) -> bool {
-        self.world.host.last_tx_alloc_failure().is_some_and(|f| f.at >= self.since)
-    }
-
-    fn refusal(&self) -> String {
-        match self.world.host.last_tx_alloc_failure().map(|f| f.error) {
-            Some(AllocError::AtWatermark { free, watermark }) => {
+    /// Why a packet of the area's stream could not be built, if that happened since the machine last
+    /// moved.
+    fn refusal(&self, area: AreaId) -> Option<String> {
+        let link = self.world.areas.iter().find(|link| link.area == area)?;
+        let failure = self.world.host.tx_alloc_failure_of(link.stream)?;
+        (failure.at >= self.since).then(|| match failure.error {
+            AllocError::AtWatermark { free, watermark } => {
                 format!("{free} free, this send stops at {watermark}")
             }
-            Some(error) => error.to_string(),
-            None => String::new(),
-        }
+            error => error.to_string(),
+        })
     }
 }
 
