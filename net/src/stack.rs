@@ -247,10 +247,12 @@ impl<'b, D: Device> Stack<'b, D> {
         let delay = self.config.ack_delay * u64::from(self.config.timer_scale);
         self.streams.push(Stream::new(rx, tx, false, delay));
         self.link.failures.push(None);
+        self.link.last_sent.push([0; SEGMENT_HEAD]);
         let id = StreamId((self.streams.len() - 1) as u16);
         if let Err(error) = self.set_tagged(id, tagged) {
             self.streams.pop();
             self.link.failures.pop();
+            self.link.last_sent.pop();
             return Err(error);
         }
         Ok(id)
@@ -872,6 +874,7 @@ impl<'b, D: Device> Stack<'b, D> {
     pub fn reset_stream(&mut self, id: StreamId) {
         let stream = &mut self.streams[id.index()];
         stream.forget();
+        self.link.last_sent[id.index()] = [0; SEGMENT_HEAD];
         stream.forgotten = match stream.phase {
             Phase::Open | Phase::Connecting | Phase::Closing => Some(Disconnect::BySelf),
             _ => stream.forgotten,

@@ -74,6 +74,10 @@ pub(crate) struct Stream<'b> {
     pub(crate) give_up_at: Time,
     /// The connection was forgotten by [`crate::Stack::reset_stream`]; the session is still to be told.
     pub(crate) forgotten: Option<Disconnect>,
+    /// smoltcp itself gave the connection up.
+    pub(crate) timed_out: bool,
+    /// No challenge is sent before this.
+    pub(crate) challenge_at: Time,
     last_state: State,
 }
 
@@ -102,6 +106,8 @@ impl<'b> Stream<'b> {
             blocked_until: Time::ZERO,
             give_up_at: Time::MAX,
             forgotten: None,
+            timed_out: false,
+            challenge_at: Time::ZERO,
             last_state: State::Closed,
         }
     }
@@ -132,6 +138,14 @@ impl<'b> Stream<'b> {
                 Some(Key::Tcp { remote: addr, remote_port: remote.port, port: local.port })
             }
         }
+    }
+
+    /// Whether the connection is past its handshake, and not yet gone.
+    pub(crate) fn is_synchronized(&self) -> bool {
+        !matches!(
+            self.socket().state(),
+            State::Closed | State::Listen | State::SynSent | State::SynReceived
+        )
     }
 
     /// Forgets the connection without telling the peer.

@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use netswap_net::headers::{EthHeader, Ipv4Header, fill_transport_checksum};
 use netswap_net::{
     Action, Device, Disconnect, Flood, LinkConfig, MacAddr, NetReserves, SendVec, Session, SimLink,
     SimNic, Stack, StackConfig, StreamId,
 };
-use netswap_reserve::{FrameRun, PagePool, PoolConfig, ReserveId, Span, Time};
+use netswap_reserve::{Frame, FrameRun, Gfp, PagePool, PoolConfig, ReserveId, Span, Time};
 
 pub const MAC_A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 pub const MAC_B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
@@ -217,6 +218,46 @@ pub fn nic(mac: MacAddr) -> SimNic {
     SimNic::new(mac, 1500, 64, 64)
 }
 
+/// The buffers of both ends, which outlive the world.
+pub struct Memory {
+    pub pool_a: PagePool,
+    pub pool_b: PagePool,
+    pub reserves: NetReserves,
+    runs: [FrameRun; 4],
+}
+
+impl Memory {
+    pub fn new(frames: u32) -> Memory {
+        let (pool_a, reserves) = pool_with_reserves(frames, 80, 54);
+        let mut config = PoolConfig::new(512);
+        config.magazine = 0;
+        let pool_b = PagePool::new(config);
+        let ((a, b), (c, d)) = (buffers(&pool_a), buffers(&pool_b));
+        Memory { pool_a, pool_b, reserves, runs: [a, b, c, d] }
+    }
+}
+
+/// How a world is set up.
+pub struct Setup {
+    pub link: LinkConfig,
+    pub seed: u64,
+    pub host: StackConfig,
+    pub far: StackConfig,
+    pub tagged: bool,
+}
+
+impl Setup {
+    pub fn new(seed: u64) -> Setup {
+        Setup {
+            link: LinkConfig::default(),
+            seed,
+            host: StackConfig::new(MAC_A, ADDR_A),
+            far: StackConfig::new(MAC_B, ADDR_B),
+            tagged: true,
+        }
+    }
+}
+
 /// The whole world: host A with a client, far side B with an echo server.
 pub struct World<'b> {
     pub now: Time,
@@ -224,19 +265,39 @@ pub struct World<'b> {
     pub b: Stack<'b, SimNic>,
     pub link: SimLink,
     pub flood: Option<Flood>,
+    pub client: Client,
+    pub server: Echo,
+    pub ca: StreamId,
+    pub sb: StreamId,
     pub steps: u64,
 }
 
 impl<'b> World<'b> {
-    /// Moves everything to the next event; `None` if there is none before `until`.
-    pub fn step(
-        &mut self,
-        until: Time,
-        client: &mut Client,
-        ca: StreamId,
-        server: &mut Echo,
-        sb: StreamId,
-    ) -> Option<Time> {
+    pub fn new(memory: &'b mut Memory, setup: Setup, total: u64) -> World<'b> {
+        let [a_rx, a_tx, b_rx, b_tx] = &mut memory.runs;
+        let (pool_a, pool_b) = (memory.pool_a.clone(), memory.pool_b.clone());
+        let reserves = Some(memory.reserves);
+        let mut a = Stack::new(setup.host, nic(MAC_A), pool_a, reserves);
+        let mut b = Stack::new(setup.far, nic(MAC_B), pool_b, None);
+        let ca = a.add_stream(a_rx.bytes_mut(), a_tx.bytes_mut(), setup.tagged);
+        let sb = b.add_stream(b_rx.bytes_mut(), b_tx.bytes_mut(), false);
+        b.listen(sb, PORT);
+        World {
+            now: Time::ZERO,
+            a,
+            b,
+            link: SimLink::new(setup.link, setup.seed),
+            flood: None,
+            client: Client::new(total),
+            server: Echo::new(),
+            ca,
+            sb,
+            steps: 0,
+        }
+    }
+
+    /// Does all that is due now and goes on to the next event; `None` if there is none before `until`.
+    pub fn step(&mut self, until: Time) -> Option<Time> {
         self.steps += 1;
         let now = self.now;
         if let Some(flood) = &mut self.flood {
@@ -245,17 +306,17 @@ impl<'b> World<'b> {
         self.link.poll(now, self.a.device_mut(), self.b.device_mut());
         self.a.poll(now);
         self.b.poll(now);
-        self.a.drive(now, ca, client);
-        self.b.drive(now, sb, server);
+        self.a.drive(now, self.ca, &mut self.client);
+        self.b.drive(now, self.sb, &mut self.server);
         self.link.poll(now, self.a.device_mut(), self.b.device_mut());
         let next = [
             self.link.poll_deadline(),
             self.a.poll_deadline(now),
             self.b.poll_deadline(now),
-            client.poll_deadline(),
+            self.client.poll_deadline(),
             self.flood.as_ref().and_then(Flood::poll_deadline),
         ];
-        let next = next.into_iter().flatten().min()?;
+        let next = next.into_iter().flatten().min().unwrap_or(Time::MAX);
         if next > until {
             self.now = until;
             return None;
@@ -263,6 +324,22 @@ impl<'b> World<'b> {
         self.now = next.max(now + Span::from_nanos(1));
         Some(self.now)
     }
+
+    /// Runs until the client is done, `until` at the latest; whether it is.
+    pub fn run(&mut self, until: Time) -> bool {
+        while !self.client.done() && self.step(until).is_some() {}
+        assert_eq!(self.client.wrong, 0, "bytes arrive as sent");
+        self.client.done()
+    }
+
+    /// Runs until `until`.
+    pub fn run_until(&mut self, until: Time) {
+        while self.step(until).is_some() {}
+    }
+}
+
+pub fn ms(ms: u64) -> Time {
+    Time::ZERO + Span::from_millis(ms)
 }
 
 /// Runs a client of `total` bytes against the echo server over `config` until it is done or `until`.
@@ -273,25 +350,40 @@ pub fn run_echo(
     until: Time,
     prepare: impl FnOnce(&mut SimLink),
 ) -> (Client, Echo, netswap_net::LinkStats, Time) {
-    let (pool_a, reserves) = pool_with_reserves(512, 80, 64);
-    let pool_b = PagePool::new(PoolConfig::new(512));
-    let ((mut a_rx, mut a_tx), (mut b_rx, mut b_tx)) = (buffers(&pool_a), buffers(&pool_b));
-    let mut link = SimLink::new(config, seed);
-    prepare(&mut link);
-    let mut world = World {
-        now: Time::ZERO,
-        a: Stack::new(StackConfig::new(MAC_A, ADDR_A), nic(MAC_A), pool_a, Some(reserves)),
-        b: Stack::new(StackConfig::new(MAC_B, ADDR_B), nic(MAC_B), pool_b, None),
-        link,
-        flood: None,
-        steps: 0,
-    };
-    let ca = world.a.add_stream(a_rx.bytes_mut(), a_tx.bytes_mut(), true);
-    let sb = world.b.add_stream(b_rx.bytes_mut(), b_tx.bytes_mut(), false);
-    world.b.listen(sb, PORT);
-    let (mut client, mut server) = (Client::new(total), Echo::new());
-    while !client.done() && world.step(until, &mut client, ca, &mut server, sb).is_some() {}
-    assert_eq!(client.wrong, 0, "bytes arrive as sent");
+    let mut memory = Memory::new(512);
+    let setup = Setup { link: config, ..Setup::new(seed) };
+    let mut world = World::new(&mut memory, setup, total);
+    prepare(&mut world.link);
+    world.run(until);
     assert_eq!(world.a.device().mtu(), 1500);
-    (client, server, *world.link.stats(), world.now)
+    (world.client, world.server, *world.link.stats(), world.now)
+}
+
+/// Takes every frame that an ordinary atomic allocation can have: free memory is at the atomic
+/// watermark then.
+pub fn exhaust(pool: &PagePool) -> Vec<Frame> {
+    std::iter::from_fn(|| pool.alloc(Gfp::ATOMIC | Gfp::NOMEMALLOC).ok()).collect()
+}
+
+/// A whole Ethernet frame with a UDP datagram for the host.
+pub fn udp_frame(port: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 28 + payload.len()];
+    EthHeader::emit(&mut frame, MAC_A, MAC_B, 0x0800);
+    let ip = Ipv4Header {
+        src: ADDR_C,
+        dst: ADDR_A,
+        protocol: 17,
+        header_len: 20,
+        total_len: 28 + payload.len(),
+        id: 0,
+        more_fragments: false,
+        fragment_offset: 0,
+    };
+    ip.emit(&mut frame[14..]);
+    frame[34..36].copy_from_slice(&999u16.to_be_bytes());
+    frame[36..38].copy_from_slice(&port.to_be_bytes());
+    frame[38..40].copy_from_slice(&((8 + payload.len()) as u16).to_be_bytes());
+    frame[42..].copy_from_slice(payload);
+    fill_transport_checksum(&mut frame[14..]);
+    frame
 }
