@@ -203,7 +203,7 @@ impl World {
             for _ in 0..=2 * id {
                 pages.push(self.pool.alloc(Gfp::KERNEL).unwrap());
             }
-            let op = if (id + round) % 2 == 0 { Op::Write } else { Op::Read };
+            let op = if (id + round).is_multiple_of(2) { Op::Write } else { Op::Read };
             let first = Slot(id * 16);
             let request = Request { id: RequestId(id), op, first, pages, deadline: None };
             assert!(self.backend.submit(self.now, request).is_ok());

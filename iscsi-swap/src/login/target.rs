@@ -52,7 +52,7 @@ pub struct TargetLogin {
 }
 
 impl TargetLogin {
-    /// A login with these offers. Each stage takes `extra_rounds` more rounds than needed; text goes
+    /// A login with these offers. It takes `extra_rounds` more rounds than needed; text goes
     /// out in pieces of `chunk_max` bytes at most.
     pub fn new(offer: Params, extra_rounds: u8, chunk_max: usize) -> TargetLogin {
         TargetLogin {

@@ -147,8 +147,8 @@ pub fn vpd(buf: &mut [u8], page: u8, unit: &UnitInfo) -> Option<usize> {
     Some(out.len)
 }
 
-/// Mode parameters into `buf`: the caching page, alone or as all pages; `None` if another page is
-/// asked for. Returns their length.
+/// Mode parameters into `buf`: the caching page (08h), the control page (0Ah), or both as all pages
+/// (3Fh); `None` if another page is asked for. Returns their length.
 pub fn mode_sense(
     buf: &mut [u8],
     ten: bool,
@@ -157,21 +157,37 @@ pub fn mode_sense(
     subpage: u8,
     unit: &UnitInfo,
 ) -> Option<usize> {
-    if !matches!((page, subpage), (0x08, 0) | (0x3f, 0 | 0xff)) || control == 3 {
+    let (caching, general) = match (page, subpage) {
+        (0x08, 0) => (true, false),
+        (0x0a, 0) => (false, true),
+        (0x3f, 0 | 0xff) => (true, true),
+        _ => return None,
+    };
+    // Saved values do not exist.
+    if control == 3 {
         return None;
     }
+    let pages = u8::from(caching) * 20 + u8::from(general) * 12;
     let mut out = Layout { buf, len: 0 };
     // Write protect, and DPOFUA: reads and writes take FUA.
     let device = (u8::from(unit.read_only) << 7) | 0x10;
     if ten {
-        out.put(&[0, 6 + 20, 0, device, 0, 0, 0, 0]);
+        out.put(&[0, 6 + pages, 0, device, 0, 0, 0, 0]);
     } else {
-        out.put(&[3 + 20, 0, device, 0]);
+        out.put(&[3 + pages, 0, device, 0]);
     }
-    // A write cache is on: what is written without FUA is safe after SYNCHRONIZE CACHE.
-    let flags = if control == 1 { 0 } else { 0x04 };
-    out.put(&[0x08, 18, flags]);
-    out.zeros(17);
+    // Of the changeable values (control 1) there are none.
+    let current = control != 1;
+    if caching {
+        // A write cache is on: what is written without FUA is safe after SYNCHRONIZE CACHE.
+        out.put(&[0x08, 18, u8::from(current) << 2]);
+        out.zeros(17);
+    }
+    if general {
+        // Unrestricted reordering: simple tasks are carried out in any order.
+        out.put(&[0x0a, 10, 0, u8::from(current) << 4]);
+        out.zeros(8);
+    }
     Some(out.len)
 }
 
@@ -222,7 +238,8 @@ mod tests {
         assert!(is_disk(&buf));
         assert_eq!(mode_sense(&mut buf, false, 0, 8, 0, &unit()).unwrap(), 24);
         assert_eq!(buf[0], 23);
-        assert_eq!(mode_sense(&mut buf, true, 0, 0x3f, 0, &unit()).unwrap(), 28);
+        assert_eq!(mode_sense(&mut buf, true, 0, 0x3f, 0, &unit()).unwrap(), 40);
+        assert_eq!((buf[1], buf[8], buf[28]), (38, 0x08, 0x0a));
         assert_eq!(mode_sense(&mut buf, true, 0, 1, 0, &unit()), None);
     }
 

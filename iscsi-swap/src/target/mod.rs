@@ -9,7 +9,7 @@
 //! - Each of them, and of those whose answers are on their way out, has a buffer of its own. A
 //!   command for which none is free yet is left unread, and so is what comes behind it, until an
 //!   answer has gone out. Sending never waits for receiving, so this ends.
-//! - Answers that need no buffer wait in a queue of [`CTL_MAX`]; while it is full nothing is read.
+//! - Answers that need no buffer wait in a queue of 16; while it is full nothing is read.
 //!
 //! # Faults
 //! What must survive: every write that was answered with GOOD. What may be lost: anything unanswered.
