@@ -195,6 +195,7 @@ pub trait SwapBackend {
     ///
     /// # Errors
     /// Hands the request back when it cannot be taken now.
+    #[allow(clippy::result_large_err, reason = "the request is moved either way, and never boxed")]
     fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError>;
 
     /// The next completion, if there is one.

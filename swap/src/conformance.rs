@@ -118,6 +118,7 @@ impl<B: SwapBackend> World<'_, B> {
         Request { id: RequestId(id), op, first: Slot(first), pages: vec, deadline: None }
     }
 
+    #[allow(clippy::result_large_err, reason = "as in SwapBackend::submit")]
     fn submit(&mut self, request: Request) -> Result<(), Request> {
         let (id, what) = (request.id.0, (request.op, request.first.0, request.pages.len()));
         match self.backend.submit(self.now, request) {

@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_frame_costs_at_most_24_bytes() {
-        assert!(const { FRAME_BYTES <= 24 });
+        const { assert!(FRAME_BYTES <= 24) };
     }
 
     #[test]

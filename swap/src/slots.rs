@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_slot_costs_at_most_sixteen_bytes() {
-        assert!(const { SLOT_BYTES <= 16 });
+        const { assert!(SLOT_BYTES <= 16) };
         assert_eq!(size_of::<Cluster>(), 16);
     }
 

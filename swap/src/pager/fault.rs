@@ -259,11 +259,14 @@ impl<B: SwapBackend> Pager<B> {
                 Step::Done
             }
             Pte::Resident { frame } => {
-                self.map_resident(mmu, frame, page, access);
                 if self.frames.meta(frame).has(MARKER) {
                     self.frames.clear(frame, MARKER);
-                    self.read_next_window(now, task, page);
+                    // Making room for the next window must not take this very page.
+                    self.frames.isolate(frame);
+                    self.read_next_window(now, mmu, task, page);
+                    self.frames.push_head(frame, false);
                 }
+                self.map_resident(mmu, frame, page, access);
                 Step::Done
             }
             Pte::Swapped { area, slot } if self.area(area).slots.is_damaged(slot) => {
@@ -284,6 +287,7 @@ impl<B: SwapBackend> Pager<B> {
                     self.config.readahead_pages
                 };
                 let window = self.tasks[task.0 as usize].streams.miss(page.0, max);
+                self.reclaim_for_readahead(now, mmu, window);
                 match self.read_window(now, page, area, slot, window, Some(frame)) {
                     Some((io, got)) => {
                         self.stats.major_faults += 1;
@@ -393,7 +397,7 @@ impl<B: SwapBackend> Pager<B> {
     }
 
     /// Reads the window after the one of which `page` is the marked page.
-    fn read_next_window(&mut self, now: Time, task: TaskId, page: PageId) {
+    fn read_next_window(&mut self, now: Time, mmu: &mut impl Mmu, task: TaskId, page: PageId) {
         let max = self.config.readahead_pages;
         let Some((first, window)) = self.tasks[task.0 as usize].streams.ahead(page.0, max) else {
             return;
@@ -403,6 +407,7 @@ impl<B: SwapBackend> Pager<B> {
                 if self.area(area).state != AreaState::Off
                     && !self.area(area).slots.is_single(slot) =>
             {
+                self.reclaim_for_readahead(now, mmu, window);
                 self.read_window(now, PageId(first), area, slot, window, None).map_or(0, |(_, n)| n)
             }
             _ => 0,

@@ -243,7 +243,8 @@ impl<B: SwapBackend> Pager<B> {
                 continue;
             }
             slots.read_matched(slot);
-            let mut flags = if at >= usize::from(entry.ahead_from) { READAHEAD } else { 0 };
+            let mut flags =
+                if at >= usize::from(entry.ahead_from) { READAHEAD | REFERENCED } else { 0 };
             flags |= if at == usize::from(entry.marker) { MARKER } else { 0 };
             flags |= if self.is_wanted(waiters, page) { REFERENCED } else { 0 };
             self.stats.page_ins += 1;

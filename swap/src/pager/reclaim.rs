@@ -10,7 +10,7 @@ use super::Pager;
 use crate::area::AreaState;
 use crate::backend::{BATCH_PAGES_MAX, Op, Slot, SwapBackend};
 use crate::error::PageError;
-use crate::frames::{HAS_SLOT, MAPPED, READAHEAD, REFERENCED};
+use crate::frames::{HAS_SLOT, ISOLATED, MAPPED, READAHEAD, REFERENCED};
 use crate::page::{AreaId, Mmu, NONE, PageId, Pte};
 
 /// Dirty pages gathered before they are given slots.
@@ -113,6 +113,7 @@ impl<B: SwapBackend> Pager<B> {
             } else {
                 self.frames.isolate(frame);
                 victims.push(frame);
+                freed += self.gather_neighbours(now, mmu, page, &mut victims);
                 if victims.is_full() {
                     written += self.write_out(now, &mut victims);
                 }
@@ -120,6 +121,59 @@ impl<B: SwapBackend> Pager<B> {
         }
         written += self.write_out(now, &mut victims);
         (freed + written, no_slots)
+    }
+
+    /// Adds the pages around a victim that are as cold and as dirty: one request then writes them
+    /// all. Tasks that fill memory at the same time leave their pages interleaved in the lists, so
+    /// age alone would give requests of one page. Gives the zero pages that it freed.
+    fn gather_neighbours(
+        &mut self,
+        now: Time,
+        mmu: &mut impl Mmu,
+        page: PageId,
+        victims: &mut Victims,
+    ) -> u32 {
+        let first = page.0 - page.0 % BATCH_PAGES_MAX as u32;
+        let end = (first + BATCH_PAGES_MAX as u32).min(self.config.max_pages);
+        let mut freed = 0;
+        for page in (first..end).map(PageId) {
+            let Pte::Resident { frame } = self.ptes[page.0 as usize] else { continue };
+            if self.frames.meta(frame).has(HAS_SLOT | ISOLATED) {
+                continue;
+            }
+            let writing = self.ios.writeback_pages + victims.len() as u32;
+            let room = self.slot_room(now) > victims.len() as u32;
+            if victims.is_full() || writing >= self.config.writeback_pages || !room {
+                break;
+            }
+            if self.accessed(mmu, frame, page) {
+                self.frames.set(frame, REFERENCED);
+                continue;
+            }
+            if self.frames.meta(frame).has(MAPPED) {
+                self.frames.clear(frame, MAPPED);
+                mmu.unmap(page);
+            }
+            if self.frames.bytes(frame).iter().all(|byte| *byte == 0) {
+                self.ptes[page.0 as usize] = Pte::Zero;
+                self.stats.zero_pages_not_stored += 1;
+                self.free_page(frame);
+                freed += 1;
+            } else {
+                self.frames.isolate(frame);
+                victims.push(frame);
+            }
+        }
+        freed
+    }
+
+    /// Makes room for a window of readahead, at the cost of the oldest pages.
+    pub(super) fn reclaim_for_readahead(&mut self, now: Time, mmu: &mut impl Mmu, window: u8) {
+        let free = self.pool.free_frames();
+        let want = (self.pool.watermarks().low + u32::from(window)).saturating_sub(free);
+        if window > 1 && want > 0 && now >= self.next_scan {
+            self.scan(now, mmu, want);
+        }
     }
 
     fn accessed(&mut self, mmu: &mut impl Mmu, frame: u32, page: PageId) -> bool {
