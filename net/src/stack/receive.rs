@@ -1,0 +1,236 @@
+//! Receiving: what becomes of a packet between the ring and its socket.
+
+use std::net::SocketAddrV4;
+
+use netswap_reserve::{EmergencyScope, Gfp, Span, Time};
+
+use super::{Stack, StreamId};
+use crate::device::{Device, MacAddr};
+use crate::filter::Class;
+use crate::headers::{ArpPacket, EthHeader, Ipv4Header, UDP_LEN, be16, transport_checksum_ok};
+use crate::packet::PacketBuf;
+use crate::phy::Phy;
+use crate::stats::DropReason;
+use crate::table::Entry;
+use crate::udp::Datagram;
+
+/// The least time between two challenges of one stream: picked by eye, half of a retransmission.
+const CHALLENGE_GAP: Span = Span::from_millis(10);
+
+impl<'b, D: Device> Stack<'b, D> {
+    pub(super) fn handle_packet(&mut self, now: Time, packet: PacketBuf) {
+        self.link.stats.received += 1;
+        let emergency = packet.is_emergency();
+        let class = self.link.filter.classify(packet.data());
+        let admitted = self.admit(emergency, class.map(|c| c.1));
+        match (class, admitted) {
+            (Ok((eth, class)), Ok(())) => {
+                let mut packet = packet;
+                packet.trim_front(eth.len);
+                self.dispatch(now, packet, &eth, class, emergency);
+            }
+            (Err(reason), _) | (_, Err(reason)) => self.link.stats.count(reason),
+        }
+    }
+
+    /// The filter, and its counters.
+    fn admit(
+        &mut self,
+        emergency: bool,
+        class: Result<Class, DropReason>,
+    ) -> Result<(), DropReason> {
+        if !emergency {
+            return Ok(());
+        }
+        self.link.stats.emergency_received += 1;
+        let admitted = class.and_then(|class| self.link.filter.admit(&class));
+        match admitted {
+            Err(_) if self.config.drop || class.is_err() => {
+                self.link.stats.emergency_dropped += 1;
+                admitted
+            }
+            _ => {
+                self.link.stats.emergency_passed += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn dispatch(
+        &mut self,
+        now: Time,
+        packet: PacketBuf,
+        eth: &EthHeader,
+        class: Class,
+        emergency: bool,
+    ) {
+        match class {
+            Class::Arp(arp) => {
+                let to_us = arp.target_ip == self.config.addr && arp.sender_mac.is_unicast();
+                if to_us && !arp.sender_ip.is_unspecified() {
+                    self.handle_arp(now, &arp);
+                }
+            }
+            Class::Fragment(ip) => self.handle_fragment(now, &packet, eth, &ip, emergency),
+            Class::Tcp(ip, _) | Class::Udp(ip, _) | Class::Other(ip) => {
+                if !ip.checksum_ok(packet.data()) {
+                    return self.link.stats.count(DropReason::IpChecksum);
+                }
+                self.handle_ip(now, packet, Some(eth.src), &ip, class);
+            }
+        }
+    }
+
+    fn handle_arp(&mut self, now: Time, arp: &ArpPacket) {
+        let tagged = self.link.filter.is_tagged_peer(arp.sender_ip);
+        let filter = &self.link.filter;
+        let waiting =
+            self.link.neighbours.learn(now, arp.sender_ip, arp.sender_mac, arp.is_request, |ip| {
+                filter.is_tagged_peer(ip)
+            });
+        if let Some(packet) = waiting {
+            self.link.send_eth(now, packet, arp.sender_mac);
+        }
+        if arp.is_request {
+            self.link.send_arp_reply(now, arp, tagged);
+        }
+    }
+
+    fn handle_fragment(
+        &mut self,
+        now: Time,
+        packet: &PacketBuf,
+        eth: &EthHeader,
+        ip: &Ipv4Header,
+        emergency: bool,
+    ) {
+        if !ip.checksum_ok(packet.data()) {
+            return self.link.stats.count(DropReason::IpChecksum);
+        }
+        let (pool, rx) = (&self.link.pool, self.link.reserves.map(|r| r.rx));
+        let alloc = || match rx {
+            Some(rx) if emergency => {
+                let _scope = EmergencyScope::enter(pool, rx);
+                pool.alloc(Gfp::ATOMIC).ok()
+            }
+            _ => pool.alloc(Gfp::ATOMIC | Gfp::NOMEMALLOC).ok(),
+        };
+        let added = self.reassembly.handle_fragment(now, ip, packet.data(), emergency, alloc);
+        let whole = match added {
+            Ok(Some(whole)) => whole,
+            Ok(None) => return,
+            Err(reason) => return self.link.stats.count(reason),
+        };
+        self.link.stats.reassembled += 1;
+        let class = self.link.filter.classify_ip(whole.packet.data());
+        let emergency = whole.emergency || whole.packet.is_emergency();
+        let admitted = match class {
+            Ok(class) if emergency && self.config.drop => self.link.filter.admit(&class),
+            Ok(_) => Ok(()),
+            Err(reason) => Err(reason),
+        };
+        match (class, admitted) {
+            (Ok(class @ (Class::Tcp(ip, _) | Class::Udp(ip, _) | Class::Other(ip))), Ok(())) => {
+                self.handle_ip(now, whole.packet, Some(eth.src), &ip, class);
+            }
+            (Err(reason), _) | (_, Err(reason)) => self.link.stats.count(reason),
+            _ => self.link.stats.count(DropReason::Malformed),
+        }
+    }
+
+    /// A whole IPv4 packet for this host, its header verified.
+    fn handle_ip(
+        &mut self,
+        now: Time,
+        mut packet: PacketBuf,
+        from: Option<MacAddr>,
+        ip: &Ipv4Header,
+        class: Class,
+    ) {
+        packet.truncate(ip.total_len);
+        let ok = match class {
+            Class::Tcp(..) | Class::Udp(..) => {
+                transport_checksum_ok(ip, &packet.data()[ip.header_len..])
+            }
+            _ => true,
+        };
+        if !ok {
+            return self.link.stats.count(DropReason::TransportChecksum);
+        }
+        match class {
+            Class::Udp(_, Some(entry)) => self.handle_udp(now, packet, ip, entry),
+            Class::Udp(_, None) => self.link.stats.count(DropReason::NoSocket),
+            Class::Tcp(_, entry) => {
+                if let Some(mac) = from {
+                    self.link.neighbours.confirm(now, ip.src, mac);
+                }
+                if entry.is_none() {
+                    self.link.stats.count(DropReason::NoSocket);
+                }
+                self.handle_smoltcp(now, &packet, entry);
+            }
+            _ => self.handle_smoltcp(now, &packet, None),
+        }
+    }
+
+    fn handle_udp(&mut self, now: Time, mut packet: PacketBuf, ip: &Ipv4Header, entry: Entry) {
+        packet.trim_front(ip.header_len);
+        let len = be16(packet.data(), 4).map_or(0, usize::from);
+        if len < UDP_LEN || len > packet.len() {
+            return self.link.stats.count(DropReason::Malformed);
+        }
+        packet.truncate(len);
+        let port = be16(packet.data(), 0).unwrap_or(0);
+        packet.trim_front(UDP_LEN);
+        let from = SocketAddrV4::new(ip.src, port);
+        let datagram = Datagram { from, received: now, payload: packet };
+        match self.udp.push(usize::from(entry.index), datagram) {
+            Ok(()) => self.link.stats.udp_queued += 1,
+            Err(reason) => self.link.stats.count(reason),
+        }
+    }
+
+    /// Hands a packet to the stream it belongs to, or to nobody, who answers with a reset or an echo.
+    fn handle_smoltcp(&mut self, now: Time, packet: &PacketBuf, entry: Option<Entry>) {
+        let at = self.scaled(now);
+        let stream = entry.map(|entry| entry.index);
+        let tagged = entry.is_some_and(|entry| entry.tagged);
+        let _scope = match (tagged, self.link.reserves) {
+            (true, Some(reserves)) => Some(EmergencyScope::enter(&self.link.pool, reserves.rx)),
+            _ => None,
+        };
+        if let Some(index) = stream.filter(|_| opens(packet.data())) {
+            let stream = &mut self.streams[usize::from(index)];
+            if stream.is_synchronized() {
+                if stream.challenge_at <= now {
+                    stream.challenge_at = now + CHALLENGE_GAP;
+                    self.link.send_challenge(now, StreamId(index), tagged);
+                }
+                return;
+            }
+        }
+        let set = match stream {
+            Some(index) => &mut self.streams[usize::from(index)].set,
+            None => &mut self.nobody,
+        };
+        let stream_id = stream.map(StreamId);
+        let mut phy =
+            Phy { link: &mut self.link, now, rx: Some(packet.data()), tagged, stream: stream_id };
+        self.iface.poll_ingress_single(at, &mut phy, set);
+        if let Some(index) = stream {
+            let stream = &mut self.streams[usize::from(index)];
+            stream.ready = true;
+            stream.dirty = true;
+            self.any_dirty = true;
+            if stream.state_moved() {
+                self.sync(index);
+            }
+        }
+    }
+}
+
+/// Whether an IPv4 packet, already found to carry a whole TCP header, opens a connection: SYN, no ACK.
+fn opens(packet: &[u8]) -> bool {
+    let header = usize::from(packet.first().copied().unwrap_or(0) & 0x0f) * 4;
+    packet.get(header + 13).is_some_and(|flags| flags & 0x16 == 0x02)
+}
