@@ -44,8 +44,9 @@ pub struct PoolConfig {
     /// above the low watermark only, and they count as taken. 0 keeps all counts exact at every
     /// instant, which a simulation wants.
     pub magazine: u32,
-    /// Ablation: without it there is no emergency floor, and an entitled *scope* (not a single call)
-    /// may take every frame uncharged, as a kernel without reserves would let it.
+    /// Ablation: without it there is no emergency floor, and an entitled *scope* may take every frame
+    /// uncharged, as a kernel without reserves would let it; entitlement by a single call is worth
+    /// nothing.
     pub reserve: bool,
     /// Ablation: without it, entering an emergency scope entitles to nothing.
     pub scope: bool,

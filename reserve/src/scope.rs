@@ -8,11 +8,11 @@
 //!   every scope that was entered inside and not left: one whose guard was forgotten, or is dropped
 //!   later. Such a guard has nothing left to end, and dropping it does nothing.
 //!
-//! Each guard has a serial number, rising on a thread; `top` is that of the innermost scope. A guard
-//! that is dropped in turn finds its own number there. One that is not, ends those above it and notes
-//! their numbers as `ended`, so that their guards are known when they come. One range is noted; where
-//! two do not join into one, a guard in between cannot be told from an ended one, and then the
-//! entitlement ends early rather than late.
+//! Each guard has a number: a serial, rising on a thread, and its depth. `top` is that of the innermost
+//! scope: a guard that is dropped in turn finds its own number there. One that is not looks in `scopes`
+//! whether it is still the scope at its depth, and if so ends those above it; if not, it was ended, or
+//! belongs to another context. Below depth 8 a guard that comes out of turn ends its whole context:
+//! early rather than late.
 //!
 //! A *context* is what [`EmergencyScope::save`] takes away and [`SavedScope::restore`] brings back: a
 //! task of a simulated machine, for one. Guards belong to the context they were entered in; dropped
@@ -24,46 +24,62 @@ use std::marker::PhantomData;
 use crate::pool::PagePool;
 use crate::reserves::ReserveId;
 
+/// Depths at which the scopes of a context are known one by one. Work item, session, socket and a
+/// receive burst inside each other make four; twice that was picked by eye.
+const DEPTHS: usize = 8;
+
+/// The number of a guard: a serial, and in the low bits how many scopes there are with this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Number(u64);
+
+impl Number {
+    const DEPTH: u64 = 15;
+    /// No scope at all.
+    const NONE: Number = Number(0);
+
+    /// The number that follows `serial`, inside `outer`. Depths from 15 on are told as 15.
+    #[inline]
+    fn inside(outer: Number, serial: Number) -> Number {
+        let depth = ((outer.0 & Number::DEPTH) + 1).min(Number::DEPTH);
+        Number((serial.0 | Number::DEPTH) + 1 + depth)
+    }
+
+    /// Scopes around this one.
+    #[inline]
+    fn around(self) -> usize {
+        (self.0 & Number::DEPTH) as usize - 1
+    }
+}
+
 /// What a context may use, and the guard it has that from: two words, moved one by one, as a wider copy
 /// of words just stored would wait for the store to finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entitlement {
     /// The pool's id in the upper half, the reserve's node in the lower; 0 is none.
     who: u64,
-    /// Serial of the innermost guard; 0 is none.
-    top: u64,
+    /// The innermost guard.
+    top: Number,
 }
 
-/// The serials of guards that were ended by another one's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ended {
-    lowest: u64,
-    highest: u64,
-    /// Whether each guard in between was ended, not just the outermost ones of the range.
-    exact: bool,
-}
-
-const NOTHING: Entitlement = Entitlement { who: 0, top: 0 };
-const NONE_ENDED: Ended = Ended { lowest: u64::MAX, highest: 0, exact: true };
+const NOTHING: Entitlement = Entitlement { who: 0, top: Number::NONE };
 
 /// The current context of a thread.
 struct Context {
     who: Cell<u64>,
-    top: Cell<u64>,
-    id: Cell<u64>,
-    ended: Cell<Ended>,
-    /// The last serial, of guards and contexts alike, given out on this thread.
-    serial: Cell<u64>,
+    top: Cell<Number>,
+    /// The scope at each depth; what is deeper than `top` means nothing.
+    scopes: [Cell<Number>; DEPTHS],
+    /// The last number given out on this thread.
+    last: Cell<Number>,
 }
 
 thread_local! {
     static CONTEXT: Context = const {
         Context {
             who: Cell::new(0),
-            top: Cell::new(0),
-            id: Cell::new(0),
-            ended: Cell::new(NONE_ENDED),
-            serial: Cell::new(0),
+            top: Cell::new(Number::NONE),
+            scopes: [const { Cell::new(Number::NONE) }; DEPTHS],
+            last: Cell::new(Number::NONE),
         }
     };
 }
@@ -80,34 +96,18 @@ impl Context {
         self.top.set(to.top);
     }
 
-    #[inline]
-    fn next_serial(&self) -> u64 {
-        let serial = self.serial.get() + 1;
-        self.serial.set(serial);
-        serial
-    }
-
     /// The end of a scope that is not the innermost one of the current context.
     #[cold]
     fn out_of_turn(&self, guard: &EmergencyScope) {
-        let (top, ended) = (self.top.get(), self.ended.get());
-        if guard.context != self.id.get() || guard.serial > top {
+        let around = guard.number.around();
+        if around as u64 >= self.top.get().0 & Number::DEPTH {
             return;
         }
-        if (ended.lowest..=ended.highest).contains(&guard.serial) {
-            if !ended.exact {
-                self.who.set(0);
-            }
-            return;
+        match self.scopes.get(around) {
+            Some(scope) if scope.get() == guard.number => self.set(guard.before),
+            Some(_) => {}
+            None => self.set(NOTHING),
         }
-        // Everything above the guard ends here, what was noted up there included.
-        let covers = guard.serial < ended.lowest;
-        self.ended.set(Ended {
-            lowest: ended.lowest.min(guard.serial + 1),
-            highest: top,
-            exact: covers,
-        });
-        self.set(guard.before);
     }
 }
 
@@ -140,8 +140,7 @@ pub(crate) fn current(pool: u32) -> Option<ReserveId> {
 #[must_use = "the scope ends when the guard is dropped"]
 pub struct EmergencyScope {
     before: Entitlement,
-    serial: u64,
-    context: u64,
+    number: Number,
     _not_send: PhantomData<*const ()>,
 }
 
@@ -157,13 +156,15 @@ impl EmergencyScope {
         let node = reserve.node(inner.id);
         CONTEXT.with(|c| {
             let before = c.current();
-            let serial = c.next_serial();
+            let number = Number::inside(before.top, c.last.get());
+            c.last.set(number);
+            if let Some(scope) = c.scopes.get(number.around()) {
+                scope.set(number);
+            }
             let who = u64::from(inner.id) << 32 | u64::from(node);
-            c.set(Entitlement {
-                who: if inner.config.scope { who } else { before.who },
-                top: serial,
-            });
-            EmergencyScope { before, serial, context: c.id.get(), _not_send: PhantomData }
+            let who = if inner.config.scope { who } else { before.who };
+            c.set(Entitlement { who, top: number });
+            EmergencyScope { before, number, _not_send: PhantomData }
         })
     }
 
@@ -180,13 +181,10 @@ impl EmergencyScope {
         CONTEXT.with(|c| {
             let saved = SavedScope {
                 entitlement: c.current(),
-                context: c.id.get(),
-                ended: c.ended.get(),
+                scopes: std::array::from_fn(|depth| c.scopes[depth].get()),
                 _not_send: PhantomData,
             };
             c.set(NOTHING);
-            c.id.set(c.next_serial());
-            c.ended.set(NONE_ENDED);
             saved
         })
     }
@@ -196,7 +194,7 @@ impl Drop for EmergencyScope {
     #[inline]
     fn drop(&mut self) {
         CONTEXT.with(|c| {
-            if c.top.get() == self.serial {
+            if c.top.get() == self.number {
                 c.set(self.before);
             } else {
                 c.out_of_turn(self);
@@ -210,16 +208,14 @@ impl Drop for EmergencyScope {
 #[must_use = "the entitlement is lost unless it is restored"]
 pub struct SavedScope {
     entitlement: Entitlement,
-    /// 0 is a context that has not run yet.
-    context: u64,
-    ended: Ended,
+    scopes: [Number; DEPTHS],
     _not_send: PhantomData<*const ()>,
 }
 
 impl SavedScope {
     /// An entitlement to nothing: what a fresh task starts with.
     pub fn none() -> SavedScope {
-        SavedScope { entitlement: NOTHING, context: 0, ended: NONE_ENDED, _not_send: PhantomData }
+        SavedScope { entitlement: NOTHING, scopes: [Number::NONE; DEPTHS], _not_send: PhantomData }
     }
 
     /// Makes this the current entitlement.
@@ -227,8 +223,9 @@ impl SavedScope {
     pub fn restore(self) {
         CONTEXT.with(|c| {
             c.set(self.entitlement);
-            c.id.set(if self.context == 0 { c.next_serial() } else { self.context });
-            c.ended.set(self.ended);
+            for (scope, number) in c.scopes.iter().zip(self.scopes) {
+                scope.set(number);
+            }
         });
     }
 }
