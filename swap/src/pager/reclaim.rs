@@ -28,6 +28,10 @@ type Victims = ArrayVec<u32, VICTIMS>;
 impl<B: SwapBackend> Pager<B> {
     /// Frees frames from the low watermark up to the high one.
     pub(super) fn background_reclaim(&mut self, now: Time, mmu: &mut impl Mmu) -> bool {
+        if now >= self.next_scan {
+            // A deadline that has come is none, or whoever drives this would be called back at once.
+            self.next_scan = Time::ZERO;
+        }
         let pressure = self.pool.take_pressure();
         let marks = self.pool.watermarks();
         let free = self.pool.free_frames();
