@@ -416,3 +416,45 @@ impl Drop for Charge {
         unsafe { Inner::release_charge(self.pool, self.node, self.frames) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> (Tree, u16) {
+        let mut tree = Tree::new();
+        let node = tree.add(0, "node".into(), 5);
+        let change = Change::Connect(node);
+        tree.plan(&change).unwrap();
+        tree.commit(&change);
+        (tree, node)
+    }
+
+    #[test]
+    #[should_panic(expected = "more is given back than was charged")]
+    fn a_double_uncharge_stops_the_run() {
+        let (mut tree, node) = tree();
+        tree.charge(node, 2).unwrap();
+        tree.uncharge(node, 2);
+        tree.uncharge(node, 1);
+    }
+
+    #[test]
+    fn a_change_that_is_not_committed_is_none() {
+        let (mut tree, node) = tree();
+        assert_eq!(tree.plan(&Change::Resize(node, 100)).unwrap(), 100);
+        assert_eq!(tree.floor(), 5);
+        tree.charge(node, 3).unwrap();
+        assert!(matches!(tree.plan(&Change::Resize(node, 2)), Err(ReserveError::InUse { .. })));
+        assert_eq!(tree.counters(node), (3, 3, 5, 0));
+    }
+
+    #[test]
+    fn limits_too_large_for_any_memory_do_not_wrap() {
+        let (mut tree, node) = tree();
+        let other = tree.add(0, "other".into(), u32::MAX);
+        tree.plan(&Change::Resize(node, u32::MAX)).unwrap();
+        tree.commit(&Change::Resize(node, u32::MAX));
+        assert_eq!(tree.plan(&Change::Connect(other)).unwrap(), u32::MAX);
+    }
+}
