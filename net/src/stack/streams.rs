@@ -68,6 +68,14 @@ impl<'b, D: Device> Stack<'b, D> {
         }
     }
 
+    /// The sequence number after the last segment that a stream sent, and the number it acknowledged
+    /// then; `None` before the first. For tests and traces.
+    pub fn stream_sequence(&self, id: StreamId) -> Option<(u32, u32)> {
+        let head = self.link.last_sent.get(id.index()).filter(|head| head[0] != 0)?;
+        let word = |at| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        Some((word(24), word(28)))
+    }
+
     /// Whether no stream has bytes that its peer has not acknowledged or its session not taken, and no
     /// packet waits anywhere in the stack.
     pub fn is_drained(&self) -> bool {
