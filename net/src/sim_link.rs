@@ -126,6 +126,10 @@ impl Device for SimNic {
     }
 }
 
+/// How long after a frame has left its buffer comes back to the host at the latest, if the link's
+/// latency is no shorter: the transmit interrupt moderation of common cards.
+const TX_REPORT: Span = Span::from_micros(20);
+
 /// An end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -361,17 +365,20 @@ impl SimLink {
         let from_b = self.b_to_a.send(now, config, cut, b, &mut self.stats.b_to_a);
         self.a_to_b.deliver(now, b, &mut self.stats.a_to_b);
         self.b_to_a.deliver(now, a, &mut self.stats.b_to_a);
-        self.a_to_b.sending = from_a;
-        self.b_to_a.sending = from_b;
+        // Cards report what they have sent in groups, so nobody has to look in for each frame.
+        let lag = TX_REPORT.min(self.config.latency);
+        self.a_to_b.sending = from_a.map(|at| at + lag);
+        self.b_to_a.sending = from_b.map(|at| at + lag);
     }
 
     /// When [`SimLink::poll`] has something to do. A packet that a card has taken since the last poll
     /// is not known yet: poll once after every transmit.
     pub fn poll_deadline(&self) -> Option<Time> {
+        let lag = TX_REPORT.min(self.config.latency);
         let mut at = None;
         for wire in [&self.a_to_b, &self.b_to_a] {
             // While a card's frame is being sent, what a third host queued waits behind it.
-            let queued = || wire.queue.front().map(|q| wire.sent_at(&self.config, *q));
+            let queued = || wire.queue.front().map(|q| wire.sent_at(&self.config, *q) + lag);
             let queued = wire.sending.or_else(queued);
             let arriving = wire.flying.front().map(|f| f.at);
             at = earlier(earlier(at, queued), arriving);

@@ -289,6 +289,7 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
         pool: pool.clone(),
         link: SimLink::new(link_config(scenario), subseed(scenario.seed, 7)),
         flood: None,
+        flood_due: now,
         host,
         far: far_stack,
         pager,

@@ -42,6 +42,9 @@ const STUCK_AFTER: Span = Span::from_secs(150);
 /// default; at 1 Gbit/s this is less than half of a ring of 64 even with the smallest packets.
 const INTERRUPT_DELAY: Span = Span::from_micros(20);
 
+/// Packets of the flood are handed to the link in groups of so much time.
+const FLOOD_BATCH: Span = Span::from_micros(10);
+
 /// An area that is swapped to, and the stream that leads to it.
 struct AreaLink {
     area: AreaId,
@@ -64,6 +67,7 @@ struct World<'b> {
     far: Stack<'b, SimNic>,
     link: SimLink,
     flood: Option<Flood>,
+    flood_due: Time,
     pager: Pager<StoreClient>,
     areas: Vec<AreaLink>,
     machine: Machine,
@@ -170,8 +174,10 @@ impl World<'_> {
             self.restarts.pop();
             self.restart_server();
         }
-        if let Some(flood) = &mut self.flood {
+        if let Some(flood) = self.flood.as_mut().filter(|_| self.flood_due <= now) {
             flood.poll(now, &mut self.link);
+            // Each packet carries its own time: a few at once are the same to the link.
+            self.flood_due = flood.poll_deadline().map_or(Time::MAX, |at| at + FLOOD_BATCH);
         }
         self.poll_link();
         let mut moved = false;
@@ -320,7 +326,7 @@ impl World<'_> {
     fn advance(&mut self) -> bool {
         let next = [
             self.link.poll_deadline(),
-            self.flood.as_ref().and_then(|f| f.poll_deadline()),
+            self.flood.as_ref().map(|_| self.flood_due),
             self.host_due.next(),
             self.far_due.next(),
             self.restarts.last().copied(),
