@@ -1,6 +1,6 @@
 //! The slots of one area: what each holds, and which page gets which.
 //!
-//! Slots are given out in clusters of [`CLUSTER`] that belong to one aligned range of pages, so that
+//! Slots are given out in clusters of 64 that belong to one aligned range of pages, so that
 //! page `n` of the range gets slot `n` of the cluster. Neighbouring pages are then neighbours in the
 //! store in whatever order they were written, also when many tasks page out at once; readahead lives
 //! from it. Only when no cluster is wholly free are pages put wherever there is room.
@@ -55,10 +55,26 @@ pub(crate) struct SlotTable {
     free: u32,
     used: u32,
     quarantined: u32,
+    /// Clusters that no range has and in which something is free.
+    idle: u32,
     cursor: u32,
 }
 
+impl Cluster {
+    fn is_idle(&self) -> bool {
+        self.used == 0 && self.taken != u64::MAX
+    }
+}
+
 impl SlotTable {
+    /// Changes the cluster of a slot, and the count of idle ones with it.
+    fn change(&mut self, slot: u32, change: impl FnOnce(&mut Cluster, u64)) {
+        let cluster = &mut self.clusters[(slot / CLUSTER) as usize];
+        let before = cluster.is_idle();
+        change(cluster, 1 << (slot % CLUSTER));
+        self.idle = self.idle + u32::from(cluster.is_idle()) - u32::from(before);
+    }
+
     /// A table of `slots` slots, all free.
     pub(crate) fn new(slots: u32) -> SlotTable {
         let mut clusters =
@@ -74,6 +90,7 @@ impl SlotTable {
             free: slots,
             used: 0,
             quarantined: 0,
+            idle: slots.div_ceil(CLUSTER),
             cursor: 0,
         }
     }
@@ -100,8 +117,8 @@ impl SlotTable {
             return;
         };
         *state = UNUSABLE;
-        self.clusters[(slot.0 / CLUSTER) as usize].taken |= 1 << (slot.0 % CLUSTER);
         self.free -= 1;
+        self.change(slot.0, |cluster, bit| cluster.taken |= bit);
     }
 
     /// A slot for page `within` of the range `region`. `hint` is the cluster that the range had
@@ -118,7 +135,9 @@ impl SlotTable {
         }
         let own =
             hint.filter(|c| self.clusters.get(*c as usize).is_some_and(|c| c.owner == region));
-        let cluster = own.or_else(|| self.find(|c| c.used == 0 && c.taken != u64::MAX));
+        let idle = self.idle > 0 && own.is_none();
+        let idle = idle.then(|| self.find(Cluster::is_idle)).flatten();
+        let cluster = own.or(idle);
         if let Some(slot) = cluster.and_then(|c| self.free_in(c, within)) {
             return Some(self.take(slot, region));
         }
@@ -149,13 +168,14 @@ impl SlotTable {
     }
 
     fn take(&mut self, slot: u32, region: u32) -> Slot {
-        let cluster = &mut self.clusters[(slot / CLUSTER) as usize];
         assert_eq!(self.state[slot as usize], FREE, "slot {slot} is given out once");
-        cluster.taken |= 1 << (slot % CLUSTER);
-        if cluster.used == 0 {
-            cluster.owner = region;
-        }
-        cluster.used += 1;
+        self.change(slot, |cluster, bit| {
+            cluster.taken |= bit;
+            if cluster.used == 0 {
+                cluster.owner = region;
+            }
+            cluster.used += 1;
+        });
         self.state[slot as usize] = USED;
         self.generations[slot as usize] = self.generations[slot as usize].wrapping_add(1);
         self.free -= 1;
@@ -168,18 +188,21 @@ impl SlotTable {
         let at = slot.0 as usize;
         assert_eq!(self.state[at] & USE_MASK, USED, "slot {at} is freed once");
         let quarantine = self.state[at] & SUSPECT != 0;
-        let cluster = &mut self.clusters[at / CLUSTER as usize];
-        cluster.used -= 1;
-        if cluster.used == 0 {
-            cluster.owner = NONE;
-        }
+        self.change(slot.0, |cluster, bit| {
+            cluster.used -= 1;
+            if cluster.used == 0 {
+                cluster.owner = NONE;
+            }
+            if !quarantine {
+                cluster.taken &= !bit;
+            }
+        });
         self.used -= 1;
         self.generations[at] = self.generations[at].wrapping_add(1);
         if quarantine {
             self.state[at] = QUARANTINED;
             self.quarantined += 1;
         } else {
-            cluster.taken &= !(1 << (slot.0 % CLUSTER));
             self.state[at] = FREE;
             self.free += 1;
         }
@@ -191,7 +214,7 @@ impl SlotTable {
         for at in 0..self.state.len() {
             if self.state[at] == QUARANTINED {
                 self.state[at] = FREE;
-                self.clusters[at / CLUSTER as usize].taken &= !(1 << (at as u32 % CLUSTER));
+                self.change(at as u32, |cluster, bit| cluster.taken &= !bit);
                 self.free += 1;
             }
             self.state[at] &= !SUSPECT;
@@ -297,6 +320,7 @@ mod tests {
         assert_eq!((quarantined, slots.used(), slots.free(), slots.quarantined()), (1, 0, 198, 1));
         slots.release_quarantine();
         assert_eq!((slots.free(), slots.quarantined()), (199, 0));
+        assert_eq!(slots.idle, 4);
     }
 
     #[test]

@@ -374,10 +374,9 @@ impl<B: SwapBackend> Pager<B> {
         area.write_failures += 1;
         tracing::debug!(area = &*area.name, %error, attempts, "page-out failed");
         let policy = area.options.on_failure;
-        let wait = match policy {
-            FailurePolicy::FailOver { .. } => area.backoff(area.write_failures),
-            _ => area.backoff(attempts),
-        };
+        let of_the_area =
+            matches!(policy, FailurePolicy::FailOver { .. }) || error == StoreError::NoSpace;
+        let wait = area.backoff(if of_the_area { area.write_failures } else { attempts });
         let leaves = self.area(id).state == AreaState::Off || self.shut_down;
         match (error, policy, wait) {
             _ if leaves => self.take_back(now, mmu, io, pages),
