@@ -148,6 +148,9 @@ impl WaitGraph {
     }
 
     /// `from` waits for `to`, or is held by it. It prints as `-> from phrase    detail`.
+    ///
+    /// # Panics
+    /// When one of them is not a node of this graph.
     pub fn edge(
         &mut self,
         from: NodeId,

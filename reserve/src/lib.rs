@@ -8,6 +8,9 @@
 //! - [`reserves`]: the tree that divides the floor, and the charges against it;
 //! - [`scope`]: the guard that entitles the current thread to one reserve;
 //! - [`gfp`]: what an allocation may do;
+//! - [`slab`]: objects smaller than a page, which respect the reserves;
+//! - [`plan`]: how much must be set aside, as a sum of named terms;
+//! - [`explain`]: the graph by which a stuck machine says why;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
 
 pub mod explain;
