@@ -184,9 +184,11 @@ mod tests {
         while let Some(deadline) = source.poll_deadline() {
             now = now.max(deadline);
             source.handle_deadline(now);
-            let mut out = SendVec::new();
-            source.poll_send(now, &mut out);
-            let bytes = out.concat();
+            let bytes = {
+                let mut out = SendVec::new();
+                source.poll_send(now, &mut out);
+                out.concat()
+            };
             sink.recv_buffer()[..bytes.len()].copy_from_slice(&bytes);
             sink.handle_received(now, bytes.len());
             source.handle_sent(now, bytes.len());

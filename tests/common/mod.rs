@@ -6,7 +6,7 @@ use netswap::scenario::{Scenario, Store};
 use netswap::world::{RunSpec, run};
 
 /// A host small enough for a test in a debug build, under real pressure.
-pub fn small() -> Scenario {
+pub(crate) fn small() -> Scenario {
     let mut scenario = Scenario::default();
     scenario.host.ram = "8MiB".parse().unwrap();
     scenario.host.overcommit = 2.0;
@@ -18,7 +18,7 @@ pub fn small() -> Scenario {
 }
 
 /// Runs it and insists that it completes with every page right.
-pub fn must_complete(scenario: &Scenario, store: Store) -> Row {
+pub(crate) fn must_complete(scenario: &Scenario, store: Store) -> Row {
     let row = run(&RunSpec::protected(scenario.clone(), store), &mut |_| {}).unwrap();
     assert_eq!(
         row.outcome,
@@ -35,6 +35,6 @@ pub fn must_complete(scenario: &Scenario, store: Store) -> Row {
 }
 
 /// Runs it over both stores.
-pub fn must_complete_on_both(scenario: &Scenario) -> [Row; 2] {
+pub(crate) fn must_complete_on_both(scenario: &Scenario) -> [Row; 2] {
     Store::ALL.map(|store| must_complete(scenario, store))
 }
