@@ -74,6 +74,16 @@ impl PacketBuf {
         usize::from(self.start)
     }
 
+    /// The frame itself, if this is its only handle.
+    ///
+    /// # Errors
+    /// Hands the packet back when there are others.
+    #[inline]
+    pub fn into_frame(self) -> Result<Frame, PacketBuf> {
+        let PacketBuf { page, start, len } = self;
+        page.try_unshare().map_err(|page| PacketBuf { page, start, len })
+    }
+
     /// Splits off the first `n` bytes; `self` keeps the rest. Both share the frame.
     ///
     /// # Panics

@@ -5,8 +5,8 @@
 //! A frame may be lost, duplicated, delayed by jitter, delayed enough to be overtaken (reordered),
 //! have one bit flipped, or be cut off by a partition. Each is drawn from the link's own seeded
 //! generator, per direction, and counted. A flipped bit is not seen by the card unless
-//! [`LinkConfig::corrupt_passes_fcs`] is off: it is there to try the checksums above. What must
-//! survive nothing: the link promises no delivery at all.
+//! [`LinkConfig::corrupt_passes_fcs`] is off: it is there to try the checksums above. Nothing
+//! must survive: the link promises no delivery at all.
 //!
 //! # Memory
 //! A sender's frame is freed when it has been put on the wire at the link's rate. Bytes in flight

@@ -38,8 +38,6 @@ mod send;
 mod sockets;
 mod streams;
 
-/// Packets taken from the ring in one call of [`Stack::poll`].
-const INGRESS_MAX: usize = 256;
 /// Places of the card's queue that are left for answers to what is being received.
 const TX_SLACK: usize = 4;
 
@@ -310,27 +308,27 @@ impl<'b, D: Device> Stack<'b, D> {
     /// Fills the receive ring: ordinary frames first, then, if there is a tagged stream, frames charged
     /// to the receive reserve. Cheap if nothing is unfilled.
     pub fn refill(&mut self) {
-        let mut unfilled = self.link.device.rx_unfilled();
-        while unfilled > 0 {
-            let frame = match self.link.reserves {
-                // Takes an ordinary frame if it may, and only then one of the reserve.
-                Some(reserves) if self.tagged > 0 => {
-                    self.link.pool.alloc_from(Gfp::ATOMIC | Gfp::MEMALLOC, reserves.rx)
-                }
-                _ => self.link.pool.alloc(Gfp::ATOMIC | Gfp::NOMEMALLOC),
-            };
-            let posted = match frame {
-                Ok(frame) => self.link.device.post_rx(frame).is_ok(),
-                Err(_) => {
-                    self.link.stats.refill_failed += 1;
-                    false
-                }
-            };
-            if !posted {
-                break;
-            }
-            unfilled -= 1;
+        let unfilled = self.link.device.rx_unfilled();
+        if unfilled == 0 {
+            return;
         }
+        let device = &mut self.link.device;
+        let result = match self.link.reserves {
+            // Takes ordinary frames as far as it may, and only then those of the reserve.
+            Some(reserves) if self.tagged > 0 => {
+                let gfp = Gfp::ATOMIC | Gfp::MEMALLOC;
+                self.link.pool.alloc_burst_from(gfp, reserves.rx, unfilled, |frame| {
+                    // There is room for as many as were asked for.
+                    let _ = device.post_rx(frame);
+                })
+            }
+            _ => (0..unfilled).try_for_each(|_| {
+                let frame = self.link.pool.alloc(Gfp::ATOMIC | Gfp::NOMEMALLOC)?;
+                let _ = device.post_rx(frame);
+                Ok(())
+            }),
+        };
+        self.link.stats.refill_failed += u64::from(result.is_err());
     }
 
     fn refill_at(&mut self, now: Time) {
@@ -346,15 +344,8 @@ impl<'b, D: Device> Stack<'b, D> {
     /// Fills the ring, processes what was received (a bounded number of packets), sends what is due.
     pub fn poll(&mut self, now: Time) {
         self.refill_at(now);
-        self.more_rx = true;
         let received = self.link.stats.received;
-        for _ in 0..INGRESS_MAX {
-            let Some(packet) = self.link.device.poll_rx(now) else {
-                self.more_rx = false;
-                break;
-            };
-            self.handle_packet(now, packet);
-        }
+        self.more_rx = self.ingress(now);
         self.poll_timers(now);
         if self.any_dirty || self.next_stream_at <= now {
             self.egress_all(now);

@@ -161,7 +161,7 @@ fn every_kind_of_untagged_packet_has_its_reason() {
         (
             {
                 let mut f = udp_frame(7000, b"x");
-                f[16] = 0xff;
+                f[14] = 0x65;
                 f
             },
             DropReason::Malformed,

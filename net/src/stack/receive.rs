@@ -2,11 +2,12 @@
 
 use std::net::SocketAddrV4;
 
-use netswap_reserve::{EmergencyScope, Gfp, Span, Time};
+use arrayvec::ArrayVec;
+use netswap_reserve::{EmergencyScope, Frame, Gfp, Span, Time};
 
 use super::{Stack, StreamId};
 use crate::device::{Device, MacAddr};
-use crate::filter::Class;
+use crate::filter::{Class, touch};
 use crate::headers::{ArpPacket, EthHeader, Ipv4Header, UDP_LEN, be16, transport_checksum_ok};
 use crate::packet::PacketBuf;
 use crate::phy::Phy;
@@ -17,43 +18,75 @@ use crate::udp::Datagram;
 /// The least time between two challenges of one stream: picked by eye, half of a retransmission.
 const CHALLENGE_GAP: Span = Span::from_millis(10);
 
+/// Packets taken from the ring in one call of [`Stack::poll`], at most.
+const INGRESS_MAX: usize = 256;
+/// Packets that are looked at together.
+const BURST: usize = 32;
+
 impl<'b, D: Device> Stack<'b, D> {
-    pub(super) fn handle_packet(&mut self, now: Time, packet: PacketBuf) {
-        self.link.stats.received += 1;
-        let emergency = packet.is_emergency();
-        let class = self.link.filter.classify(packet.data());
-        let admitted = self.admit(emergency, class.map(|c| c.1));
-        match (class, admitted) {
-            (Ok((eth, class)), Ok(())) => {
-                let mut packet = packet;
-                packet.trim_front(eth.len);
-                self.dispatch(now, packet, &eth, class, emergency);
+    /// Takes up to [`INGRESS_MAX`] packets from the card; whether there may be more.
+    pub(super) fn ingress(&mut self, now: Time) -> bool {
+        let mut left = INGRESS_MAX;
+        let mut burst = ArrayVec::<PacketBuf, BURST>::new();
+        while left > 0 {
+            while burst.len() < BURST.min(left)
+                && let Some(packet) = self.link.device.poll_rx(now)
+            {
+                burst.push(packet);
             }
-            (Err(reason), _) | (_, Err(reason)) => self.link.stats.count(reason),
+            let more = burst.len() == BURST;
+            left -= burst.len();
+            self.handle_burst(now, &mut burst);
+            if !more {
+                return left == 0;
+            }
+        }
+        true
+    }
+
+    /// Processes a burst. What the filter drops is freed before anything else is processed, and in
+    /// one go with its neighbours: a flood is nothing but such packets.
+    fn handle_burst(&mut self, now: Time, burst: &mut ArrayVec<PacketBuf, BURST>) {
+        touch(burst.iter().map(PacketBuf::data));
+        self.link.stats.received += burst.len() as u64;
+        let mut dropped = ArrayVec::<Frame, BURST>::new();
+        for packet in burst.drain(..) {
+            let emergency = packet.is_emergency();
+            if emergency && let Err(reason) = self.judge(packet.data()) {
+                self.link.stats.count(reason);
+                if let Ok(frame) = packet.into_frame() {
+                    dropped.push(frame);
+                }
+                continue;
+            }
+            if !dropped.is_empty() {
+                self.link.pool.free_burst(dropped.drain(..));
+            }
+            match self.link.filter.classify(packet.data()) {
+                Ok((eth, class)) => {
+                    let mut packet = packet;
+                    packet.trim_front(eth.len);
+                    self.dispatch(now, packet, &eth, class, emergency);
+                }
+                Err(reason) => self.link.stats.count(reason),
+            }
+        }
+        if !dropped.is_empty() {
+            self.link.pool.free_burst(dropped.drain(..));
         }
     }
 
     /// The filter, and its counters.
-    fn admit(
-        &mut self,
-        emergency: bool,
-        class: Result<Class, DropReason>,
-    ) -> Result<(), DropReason> {
-        if !emergency {
-            return Ok(());
+    #[inline]
+    fn judge(&mut self, frame: &[u8]) -> Result<(), DropReason> {
+        let stats = &mut self.link.stats;
+        stats.emergency_received += 1;
+        let verdict = if self.config.drop { self.link.filter.judge(frame) } else { Ok(()) };
+        match verdict {
+            Ok(()) => stats.emergency_passed += 1,
+            Err(_) => stats.emergency_dropped += 1,
         }
-        self.link.stats.emergency_received += 1;
-        let admitted = class.and_then(|class| self.link.filter.admit(&class));
-        match admitted {
-            Err(_) if self.config.drop || class.is_err() => {
-                self.link.stats.emergency_dropped += 1;
-                admitted
-            }
-            _ => {
-                self.link.stats.emergency_passed += 1;
-                Ok(())
-            }
-        }
+        verdict
     }
 
     fn dispatch(
