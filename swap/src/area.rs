@@ -152,6 +152,8 @@ pub(crate) struct Area<B> {
     pub(crate) writes_submitted: usize,
     /// Writes that failed since the last that did not.
     pub(crate) write_failures: u32,
+    /// Why pages were last given up.
+    pub(crate) poisoned_by: Option<crate::backend::StoreError>,
     /// The store had no space: no new pages before this.
     pub(crate) full_until: Time,
     pub(crate) quarantine_told: bool,
@@ -177,6 +179,7 @@ impl<B> Area<B> {
             ios: 0,
             writes_submitted: 0,
             write_failures: 0,
+            poisoned_by: None,
             full_until: Time::ZERO,
             quarantine_told: false,
             leave_cursor: 0,

@@ -26,6 +26,14 @@ impl fmt::Display for Place {
     }
 }
 
+struct Because<'a>(&'a Option<StoreError>);
+
+impl fmt::Display for Because<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |cause| write!(f, ": {cause}"))
+    }
+}
+
 /// Why a page cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PageError {
@@ -55,10 +63,12 @@ pub enum PageError {
         error: StoreError,
     },
     /// The page could not be stored, or not be saved from its area, and was given up.
-    #[error("{place}: the page was lost there")]
+    #[error("{place}: the page was lost there{}", Because(cause))]
     Poisoned {
         /// Where.
         place: Place,
+        /// What the store said of the last write that failed there, if one did.
+        cause: Option<StoreError>,
     },
     /// The pager was shut down.
     #[error("the pager was shut down")]

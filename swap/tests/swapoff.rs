@@ -143,7 +143,7 @@ fn an_unreadable_page_keeps_its_area_on_and_a_damaged_one_is_lost_by_name() {
     assert_eq!(world.events.last(), Some(&PagerEvent::AreaOff { area: first }));
     let error = world.touch_and_wait(range.start, None).unwrap_err();
     assert!(
-        matches!(&error, PageError::Poisoned { place } if place.slot == Slot(slot)),
+        matches!(&error, PageError::Poisoned { place, .. } if place.slot == Slot(slot)),
         "{error:?}"
     );
     world.finish();

@@ -278,11 +278,7 @@ impl Machine {
     /// When a CPU has to be looked at again.
     pub fn poll_deadline(&self) -> Option<Time> {
         let waiting = !self.ready.is_empty();
-        self.cpus
-            .iter()
-            .filter(|cpu| !cpu.idle || waiting)
-            .map(|cpu| cpu.busy_until)
-            .min()
+        self.cpus.iter().filter(|cpu| !cpu.idle || waiting).map(|cpu| cpu.busy_until).min()
     }
 
     /// Something arrived in `channel`: whoever waits for it goes on.
@@ -328,7 +324,11 @@ impl Machine {
         let TaskState::Faulting { page, since } = task.state else { return };
         task.state = TaskState::Ready;
         self.ready.push_back(id);
-        self.events.push_back(MachineEvent::FaultServed { task: id, page, waited: now.since(since) });
+        self.events.push_back(MachineEvent::FaultServed {
+            task: id,
+            page,
+            waited: now.since(since),
+        });
     }
 
     fn kill(&mut self, id: TaskId, error: PageError) {

@@ -245,7 +245,11 @@ impl<B: SwapBackend> Pager<B> {
         match self.ptes.get(page.0 as usize).copied().unwrap_or(Pte::Unmapped) {
             Pte::Unmapped => Step::Failed(PageError::NotMapped),
             Pte::Lost { area, slot } => {
-                Step::Failed(PageError::Poisoned { place: self.area(area).place(area, slot) })
+                let lost = self.area(area);
+                Step::Failed(PageError::Poisoned {
+                    place: lost.place(area, slot),
+                    cause: lost.poisoned_by,
+                })
             }
             Pte::Zero => {
                 let frame = may_alloc.then(|| self.frame_for_fault(now, mmu, direct)).flatten();

@@ -384,7 +384,10 @@ impl<B: SwapBackend> Pager<B> {
                 self.area_mut(id).full_until = now + wait.unwrap_or(super::areas::FULL_RETRY);
                 self.take_back(now, mmu, io, pages);
             }
-            (_, FailurePolicy::Poison, _) => self.poison(now, mmu, io, pages),
+            (_, FailurePolicy::Poison, _) => {
+                self.area_mut(id).poisoned_by = Some(error);
+                self.poison(now, mmu, io, pages);
+            }
             // A late copy may still arrive: the pages go to fresh slots.
             (StoreError::TimedOut, _, Some(_)) => self.take_back(now, mmu, io, pages),
             // Nobody waits for a store while the page is in memory.
