@@ -9,7 +9,7 @@ use crate::units::{Bytes, Nanos, Share};
 const MIB: u64 = 1 << 20;
 const MS: u64 = 1_000_000;
 /// The most pages that all tasks of a drawn scenario map: keeps a seed at about a second.
-const MAPPED_PAGES_MAX: f64 = 24_576.0;
+const MAPPED_PAGES_MAX: f64 = 16_384.0;
 
 struct Draw(Xoshiro256PlusPlus);
 
@@ -62,7 +62,7 @@ impl Scenario {
         let link = LinkSpec {
             loss: Share(if is_lossiest { 30_000 } else { loss }),
             latency: Nanos(d.of(&[10_000, 50_000, 100_000, 500_000])),
-            jitter: Nanos(d.of(&[0, 0, 20_000, 200_000])),
+            jitter: Nanos(d.of(&[0, 0, 0, 20_000, 100_000])),
             duplicate: d.share(3, 10_000),
             reorder: d.share(2, 10_000),
             corrupt: d.share(3, 2_000),

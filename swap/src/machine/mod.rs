@@ -394,7 +394,7 @@ impl Machine {
                     return used;
                 }
                 Step::Touch { page, access } => (page, access),
-                Step::Receive { channel, page } => {
+                Step::Receive { channel, page, .. } => {
                     if !outside.is_waiting(channel) {
                         task.step = Some(step);
                         task.state = TaskState::Receiving(channel);
@@ -438,7 +438,12 @@ impl Machine {
                 }
             }
             used = used + self.config.access_cost;
-            self.access(id, page, access, pager);
+            if let Step::Receive { fresh: false, .. } = step {
+                self.stats.accesses += 1;
+                self.tables.touch(page, access);
+            } else {
+                self.access(id, page, access, pager);
+            }
             if let Step::Receive { channel, .. } = step
                 && let Some(len) = outside.take(channel)
             {

@@ -23,6 +23,9 @@ pub enum Step {
         channel: ChannelId,
         /// Index in the mapping.
         page: u32,
+        /// Whether it is the first that goes into this page: the page's old content is checked and
+        /// replaced. What follows is appended.
+        fresh: bool,
     },
     /// Add a page to the end of the mapping: of zeros, or of the machine's file area.
     Grow {
@@ -91,19 +94,24 @@ pub struct Reader {
     channel: ChannelId,
     bytes: u64,
     pages: u32,
+    /// The page that is being filled.
+    filling: Option<u64>,
 }
 
 impl Reader {
     /// Receives from `channel` into a ring of `pages` pages.
     pub fn new(channel: ChannelId, pages: u32) -> Reader {
-        Reader { channel, bytes: 0, pages }
+        Reader { channel, bytes: 0, pages, filling: None }
     }
 }
 
 impl Program for Reader {
     fn next(&mut self) -> Step {
-        let page = (self.bytes / netswap_reserve::PAGE_SIZE as u64) % u64::from(self.pages);
-        Step::Receive { channel: self.channel, page: page as u32 }
+        let page = self.bytes / netswap_reserve::PAGE_SIZE as u64;
+        let fresh = self.filling != Some(page);
+        self.filling = Some(page);
+        let page = (page % u64::from(self.pages)) as u32;
+        Step::Receive { channel: self.channel, page, fresh }
     }
 
     fn handle_received(&mut self, len: usize) {
