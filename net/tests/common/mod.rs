@@ -135,6 +135,9 @@ pub struct Echo {
     pub connects: u32,
     pub echoed: u64,
     pub read_at_most: usize,
+    /// Takes what comes and sends nothing back.
+    pub mute: bool,
+    pub taken: u64,
     pending: VecDeque<u8>,
     buf: Vec<u8>,
 }
@@ -146,6 +149,8 @@ impl Echo {
             connects: 0,
             echoed: 0,
             read_at_most: usize::MAX,
+            mute: false,
+            taken: 0,
             pending: VecDeque::with_capacity(1 << 17),
             buf: vec![0; 8192],
         }
@@ -170,7 +175,10 @@ impl Session for Echo {
     }
 
     fn handle_received(&mut self, _now: Time, n: usize) {
-        self.pending.extend(&self.buf[..n]);
+        self.taken += n as u64;
+        if !self.mute {
+            self.pending.extend(&self.buf[..n]);
+        }
     }
 
     fn poll_send<'a>(&'a mut self, _now: Time, out: &mut SendVec<'a>) {
@@ -363,6 +371,33 @@ pub fn run_echo(
 /// watermark then.
 pub fn exhaust(pool: &PagePool) -> Vec<Frame> {
     std::iter::from_fn(|| pool.alloc(Gfp::ATOMIC | Gfp::NOMEMALLOC).ok()).collect()
+}
+
+/// A TCP segment as the far side would send it to the host, with `payload` bytes.
+pub fn segment_to_host(port: u16, seq: u32, ack: u32, payload: usize) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 40 + payload];
+    EthHeader::emit(&mut frame, MAC_A, MAC_B, 0x0800);
+    let ip = Ipv4Header {
+        src: ADDR_B,
+        dst: ADDR_A,
+        protocol: 6,
+        header_len: 20,
+        total_len: 40 + payload,
+        id: 0,
+        more_fragments: false,
+        fragment_offset: 0,
+    };
+    let packet = &mut frame[14..];
+    ip.emit(packet);
+    packet[20..22].copy_from_slice(&PORT.to_be_bytes());
+    packet[22..24].copy_from_slice(&port.to_be_bytes());
+    packet[24..28].copy_from_slice(&seq.to_be_bytes());
+    packet[28..32].copy_from_slice(&ack.to_be_bytes());
+    packet[32] = 0x50;
+    packet[33] = 0x10;
+    packet[34..36].copy_from_slice(&0x4000u16.to_be_bytes());
+    fill_transport_checksum(packet);
+    frame
 }
 
 /// A whole Ethernet frame with a UDP datagram for the host.
