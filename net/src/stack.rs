@@ -133,6 +133,33 @@ pub struct TxFailure {
 pub struct UdpId(u16);
 
 /// A host's network stack over one card. See the module's documentation.
+///
+/// ```
+/// use netswap_net::{Device, End, LinkConfig, MacAddr, SimLink, SimNic, Stack, StackConfig};
+/// use netswap_reserve::{PagePool, PoolConfig, Span, Time};
+///
+/// let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+/// let pool = PagePool::new(PoolConfig::new(256));
+/// let mut far = SimNic::new(MacAddr([2, 0, 0, 0, 0, 2]), 1500, 16, 16);
+/// let mut link = SimLink::new(LinkConfig::default(), 1);
+///
+/// let card = SimNic::new(mac, 1500, 16, 16);
+/// let config = StackConfig::new(mac, [10, 0, 0, 1].into());
+/// let mut host = Stack::new(config, card, pool, None);
+/// let socket = host.udp_bind(7000);
+/// host.poll(Time::ZERO);
+/// assert_eq!(host.ring_unfilled(), 0, "the receive ring is filled from the pool");
+///
+/// // The loop of a driver: move packets, let the host work, go on to the next deadline.
+/// link.inject(Time::ZERO, End::A, &[0; 60]);
+/// let mut now = Time::ZERO;
+/// while let Some(at) = link.poll_deadline() {
+///     now = at;
+///     link.poll(now, host.device_mut(), &mut far);
+///     host.poll(now);
+/// }
+/// assert_eq!((host.stats().received, host.udp_len(socket)), (1, 0), "it was not for us");
+/// ```
 pub struct Stack<'b, D> {
     config: StackConfig,
     link: Link<D>,
