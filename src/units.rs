@@ -33,16 +33,11 @@ pub enum UnitError {
 fn split(text: &str) -> Result<(f64, &str), UnitError> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number =
-        text[..end].parse().map_err(|_| UnitError::NoNumber { text: text.to_string() })?;
+    let number = text[..end].parse().map_err(|_| UnitError::NoNumber { text: text.to_string() })?;
     Ok((number, text[end..].trim()))
 }
 
-fn scaled(
-    text: &str,
-    units: &[(&str, f64)],
-    known: &'static str,
-) -> Result<u64, UnitError> {
+fn scaled(text: &str, units: &[(&str, f64)], known: &'static str) -> Result<u64, UnitError> {
     let (number, unit) = split(text)?;
     let factor = units
         .iter()

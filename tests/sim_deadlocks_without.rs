@@ -9,10 +9,8 @@ use netswap::world::{RunSpec, run};
 
 fn deadlocks_without(ablation: Ablation) {
     for store in Store::ALL {
-        let spec = RunSpec {
-            ablate: vec![ablation],
-            ..RunSpec::protected(Scenario::default(), store)
-        };
+        let spec =
+            RunSpec { ablate: vec![ablation], ..RunSpec::protected(Scenario::default(), store) };
         let row = run(&spec, &mut |_| {}).unwrap();
         let explanation = row.explanation.unwrap_or_default();
         assert_eq!(row.outcome, Outcome::Deadlock, "{}: {:?}", store.name(), row.reason);

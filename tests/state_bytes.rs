@@ -6,11 +6,13 @@ use netswap::{reserve, swap};
 
 #[test]
 fn a_frame_costs_at_most_32_bytes() {
-    let all = reserve::META_BYTES_PER_FRAME + swap::FRAME_BYTES;
-    assert!(all <= 32, "{} + {}", reserve::META_BYTES_PER_FRAME, swap::FRAME_BYTES);
+    let (pool, pager) = (reserve::META_BYTES_PER_FRAME, swap::FRAME_BYTES);
+    let all = pool + pager;
+    assert!(all <= 32, "{pool} + {pager}");
 }
 
 #[test]
 fn a_slot_costs_at_most_16_bytes() {
-    assert!(swap::SLOT_BYTES <= 16, "{}", swap::SLOT_BYTES);
+    let slot = swap::SLOT_BYTES;
+    assert!(slot <= 16, "{slot}");
 }

@@ -113,7 +113,7 @@ fn thirty_gaps_in_a_window_are_remembered() {
     let port = world.a.stream_info(world.ca).local_port;
     let (sent, received) = world.a.stream_sequence(world.ca).unwrap();
     // Every other segment comes first, then those between: one after the other is enough for all.
-    let mut place = |world: &mut World<'_>, n: u32| {
+    let place = |world: &mut World<'_>, n: u32| {
         let segment = segment_to_host(port, received.wrapping_add(n * 500), sent, 500);
         world.link.inject(world.now, netswap_net::End::A, &segment);
         world.run_until(world.now + Span::from_millis(1));

@@ -35,7 +35,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a host under memory pressure that swaps over a network, protected and not
-    Sim(sim::Args),
+    Sim(Box<sim::Args>),
     /// Run randomly drawn scenarios with all protections on, and check every page and every frame
     Stress(stress::Args),
     /// Print how much memory must be set aside before swapping starts, term by term

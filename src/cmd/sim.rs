@@ -218,7 +218,11 @@ fn print_head(scenario: &Scenario, queues: &world::QueueBounds, args: &Args) {
     let host = &scenario.host;
     println!(
         "host: {} RAM, {} CPUs; link {} with {} one way, {} loss; seed {}",
-        host.ram, host.cpus, scenario.link.rate, scenario.link.latency, scenario.link.loss,
+        host.ram,
+        host.cpus,
+        scenario.link.rate,
+        scenario.link.latency,
+        scenario.link.loss,
         scenario.seed,
     );
     if args.trace.is_empty() {

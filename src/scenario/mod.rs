@@ -327,10 +327,8 @@ impl Scenario {
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|source| ScenarioError::Unreadable { path: shown.clone(), source })?;
-        toml::from_str(&text).map_err(|e| ScenarioError::Malformed {
-            path: shown,
-            message: e.to_string(),
-        })
+        toml::from_str(&text)
+            .map_err(|e| ScenarioError::Malformed { path: shown, message: e.to_string() })
     }
 
     /// Frames of RAM.

@@ -1,9 +1,9 @@
 //! Puts a world together from its scenario.
 
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::rc::Rc;
-use std::cell::RefCell;
 
 use netswap_iscsi::{InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig};
 use netswap_net::{
@@ -11,15 +11,15 @@ use netswap_net::{
 };
 use netswap_nfs::{NfsBackend, NfsConfig, NfsServer, NfsServerConfig};
 use netswap_reserve::{
-    AllocError, FrameRun, InstalledPlan, PAGE_SIZE, PagePool, PoolConfig, ReserveId, ReservePlan, Span,
-    Time,
+    AllocError, FrameRun, InstalledPlan, PAGE_SIZE, PagePool, PoolConfig, ReserveId, ReservePlan,
+    Span, Time,
 };
 use netswap_swap::lackey::{self, TraceError};
 use netswap_swap::machine::{
     ChannelId, Linear, Machine, MachineConfig, PatternDisk, Reader, TraceProgram,
 };
-use netswap_swap::{AreaOptions, Disk, MemDisk, Pager, PagerConfig, TaskId};
 use netswap_swap::signature::Header;
+use netswap_swap::{AreaOptions, Disk, MemDisk, Pager, PagerConfig, TaskId};
 
 use super::liveness::{PatternSink, PatternSource};
 use super::server::StoreServer;
@@ -71,7 +71,11 @@ fn pair(pool: &PagePool, rx: usize, tx: usize) -> Result<(FrameRun, FrameRun), A
 
 impl Memory {
     /// Lays out the memory of host and far side.
-    pub(super) fn new(spec: &RunSpec, plan: &ReservePlan, areas: u32) -> Result<Memory, AllocError> {
+    pub(super) fn new(
+        spec: &RunSpec,
+        plan: &ReservePlan,
+        areas: u32,
+    ) -> Result<Memory, AllocError> {
         let is_on = |a| !spec.ablate.contains(&a);
         let pool = PagePool::new(PoolConfig {
             reserve: is_on(Ablation::Reserve),
@@ -165,12 +169,10 @@ fn server(spec: &RunSpec, pool: &PagePool) -> StoreServer {
             StoreServer::Nfs(server)
         }
         Store::Iscsi => {
-            let config = TargetConfig {
-                seed,
-                max_connections: CONNECTIONS,
-                ..TargetConfig::new(TARGET)
-            };
-            let mut target = IscsiTarget::new(config, pool.clone()).expect("the far side has memory");
+            let config =
+                TargetConfig { seed, max_connections: CONNECTIONS, ..TargetConfig::new(TARGET) };
+            let mut target =
+                IscsiTarget::new(config, pool.clone()).expect("the far side has memory");
             target.add_lun(0, disk, 512, false).expect("the disk is a whole number of blocks");
             if let Some(text) = text {
                 target.add_lun(1, text, 4096, true).expect("the disk is a whole number of blocks");
@@ -241,9 +243,8 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     let mut far_stack = Stack::new(far_config, far_nic, far_pool.clone(), None);
 
     let server = server(spec, far_pool);
-    let mut far_streams = far.iter_mut().map(|(rx, tx)| {
-        far_stack.add_stream(rx.bytes_mut(), tx.bytes_mut(), false)
-    });
+    let mut far_streams =
+        far.iter_mut().map(|(rx, tx)| far_stack.add_stream(rx.bytes_mut(), tx.bytes_mut(), false));
     let source_stream = far_streams.next().expect("one more than there are connections");
     let service: Vec<_> = far_streams.collect();
     for stream in &service {
@@ -269,7 +270,8 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
             ..AreaOptions::new([SWAP_FILE, TEXT_FILE][i])
         };
         let area = pager.add_area(now, client(spec, i, server.port()), options);
-        areas.push(AreaLink { area, stream: host.add_stream(rx.bytes_mut(), tx.bytes_mut(), true) });
+        areas
+            .push(AreaLink { area, stream: host.add_stream(rx.bytes_mut(), tx.bytes_mut(), true) });
     }
     let (rx, tx) = untagged;
     let sink_stream = host.add_stream(rx.bytes_mut(), tx.bytes_mut(), false);
@@ -315,7 +317,10 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
 ///
 /// # Errors
 /// If a trace cannot be opened.
-pub(super) fn start(world: &mut World<'_>, spec: &RunSpec) -> Result<Rc<RefCell<TraceHealth>>, RunError> {
+pub(super) fn start(
+    world: &mut World<'_>,
+    spec: &RunSpec,
+) -> Result<Rc<RefCell<TraceHealth>>, RunError> {
     let scenario = &spec.scenario;
     world.disturb();
     let health = Rc::new(RefCell::new(TraceHealth::default()));

@@ -1,7 +1,7 @@
 //! A whole simulated world: a host that pages, a link, a far side that stores, a flood.
 //!
 //! It only puts parts together and moves virtual time: every mechanism is a state machine of one of
-//! the crates, and is polled here in a fixed order. One call of [`World::step`] carries out all that is
+//! the crates, and is polled here in a fixed order. One call of `World::step` carries out all that is
 //! due at one instant.
 //!
 //! ```text
@@ -308,16 +308,17 @@ impl World<'_> {
             let client = self.pager.backend(a.area);
             [SwapBackend::poll_deadline(client), netswap_net::Session::poll_deadline(client)]
         });
-        let own =
-            [self.host.poll_deadline(self.now), self.pager.poll_deadline(), self.machine.poll_deadline()];
+        let own = [
+            self.host.poll_deadline(self.now),
+            self.pager.poll_deadline(),
+            self.machine.poll_deadline(),
+        ];
         own.into_iter().chain(clients).flatten().min().unwrap_or(Time::MAX)
     }
 
     fn far_deadline(&mut self) -> Time {
-        let own = [
-            self.far.poll_deadline(self.now),
-            netswap_net::Session::poll_deadline(&self.source),
-        ];
+        let own =
+            [self.far.poll_deadline(self.now), netswap_net::Session::poll_deadline(&self.source)];
         let connections = (0..self.service.len()).map(|i| self.server.deadline(i));
         own.into_iter().chain(connections).flatten().min().unwrap_or(Time::MAX)
     }

@@ -262,7 +262,9 @@ fn judge(world: &mut World<'_>, spec: &RunSpec, end: End, started: Time) -> Row 
             let wrong = world.sink.wrong();
             row.reason = Some(format!("{wrong} bytes of the untagged TCP flow were wrong"));
         }
-        End::Completed if spec.ablate.is_empty() && spec.must_be_exercised && !exercise.is_full() => {
+        End::Completed
+            if spec.ablate.is_empty() && spec.must_be_exercised && !exercise.is_full() =>
+        {
             row.outcome = Outcome::Failed;
             row.reason = Some(format!("not exercised: {}", exercise.missing().join("; ")));
         }

@@ -6,11 +6,11 @@ use netswap_iscsi::IscsiBackend;
 use netswap_net::{Action, Disconnect, SendVec, Session};
 use netswap_nfs::NfsBackend;
 use netswap_reserve::Time;
+use netswap_swap::machine::PatternDisk;
 use netswap_swap::{
     BackendLimits, BackendState, Completion, Disk, MemDisk, Outstanding, Request, SubmitError,
     SwapBackend,
 };
-use netswap_swap::machine::PatternDisk;
 
 /// A client of either store. Large, and there are two at most: no box.
 #[allow(clippy::large_enum_variant)]

@@ -33,7 +33,9 @@ pub(super) fn explain(world: &World<'_>, started: Time, since: Time) -> Stuck {
     draw.missing_protections();
     draw.waits();
     match draw.graph.analyse() {
-        Verdict::Deadlock(cycle) => Stuck { is_deadlock: true, text: cycle.explain(from_start(since)) },
+        Verdict::Deadlock(cycle) => {
+            Stuck { is_deadlock: true, text: cycle.explain(from_start(since)) }
+        }
         Verdict::Moves => Stuck {
             is_deadlock: false,
             text: format!("no task has moved since {since}, but the wait-for graph says one could"),
@@ -96,7 +98,12 @@ impl<'w, 'b> Draw<'w, 'b> {
             for frames in [self.rx_frames, self.tx_frames] {
                 self.graph.edge(frames, reader, phrase.clone(), detail.clone());
             }
-            self.graph.edge_aside(self.reclaim, reader, format!("lacks the frames {phrase}"), detail);
+            self.graph.edge_aside(
+                self.reclaim,
+                reader,
+                format!("lacks the frames {phrase}"),
+                detail,
+            );
         }
         for frames in [self.rx_frames, self.tx_frames] {
             self.graph.edge_aside(frames, self.reclaim, "could come from reclaim", "");
@@ -205,15 +212,15 @@ impl<'w, 'b> Draw<'w, 'b> {
             let mut ahead = Vec::new();
             self.world.pager.backend(area).outstanding(&mut |o| ahead.push(o));
             for o in ahead {
-                let (other, phrase, detail) =
-                    self.request(area, o.first, o.id, IoPhase::Submitted);
+                let (other, phrase, detail) = self.request(area, o.first, o.id, IoPhase::Submitted);
                 self.graph.edge(node, other, phrase, detail);
             }
             return node;
         }
         let (refusal, ring_is_empty) = (self.refusal(area), self.ring_is_empty());
         // With buffers for both ways the network will carry it.
-        let kind = if refusal.is_some() || ring_is_empty { NodeKind::All } else { NodeKind::Moving };
+        let kind =
+            if refusal.is_some() || ring_is_empty { NodeKind::All } else { NodeKind::Moving };
         let node = self.graph.node(name, kind);
         if let Some(detail) = refusal {
             self.graph.edge(node, self.tx_frames, "waits for a packet buffer to be sent", detail);
@@ -221,7 +228,12 @@ impl<'w, 'b> Draw<'w, 'b> {
         if ring_is_empty {
             let ring = self.world.host.device().rx_ring();
             let detail = format!("{ring} of {ring} ring slots empty");
-            self.graph.edge(node, self.rx_frames, "waits for a receive buffer for its reply", detail);
+            self.graph.edge(
+                node,
+                self.rx_frames,
+                "waits for a receive buffer for its reply",
+                detail,
+            );
         }
         node
     }

@@ -91,7 +91,9 @@ fn poison_frees_memory_at_once_and_the_touching_task_gets_the_error() {
         .filter_map(|page| world.touch_and_wait(PageId(page), None).err())
         .collect();
     assert_eq!(errors.len() as u64, lost);
-    assert!(errors.iter().all(|e| matches!(e, PageError::Poisoned { place, .. } if place.area == id)));
+    assert!(
+        errors.iter().all(|e| matches!(e, PageError::Poisoned { place, .. } if place.area == id))
+    );
     world.finish();
 }
 
