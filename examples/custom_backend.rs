@@ -1,17 +1,13 @@
 //! A store of your own: pages in a local file. The conformance suite checks it, then a pager uses it.
-use std::collections::VecDeque;
-use std::os::unix::fs::FileExt;
-use std::{fs::File, io};
+use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt};
 
-use netswap::reserve::{PAGE_SIZE, PagePool, PoolConfig, Span, Time};
+use netswap::reserve::{PAGE_SIZE, PagePool, PoolConfig, Time};
 use netswap::swap::machine::{Linear, Machine, MachineConfig, Nothing};
 use netswap::swap::{signature::Header, *};
 
 const SLOTS: u32 = 256;
-
 /// Requests wait in order, and are carried out when the pager asks for completions.
 struct FileBackend(File, BackendState, VecDeque<Request>);
-
 impl FileBackend {
     fn create() -> io::Result<FileBackend> {
         let path = std::env::temp_dir().join(format!("netswap-{}.swap", std::process::id()));
@@ -29,14 +25,13 @@ impl FileBackend {
         } else if u64::from(request.first.0) + request.pages.len() as u64 > SLOTS.into() {
             return Err(StoreError::OutOfRange { slot: request.first.0.max(SLOTS) });
         }
-        let mut moves =
-            request.pages.iter_mut().zip(request.first.0..).map(|(page, slot)| {
-                match (request.op, Slot(slot).offset()) {
-                    (Op::Read, at) => self.0.read_exact_at(page.bytes_mut(), at),
-                    (Op::Write, at) => self.0.write_all_at(page.bytes(), at),
-                }
-            });
-        moves.try_for_each(|moved| moved.map_err(|_| StoreError::Io))?;
+        for (page, slot) in request.pages.iter_mut().zip(request.first.0..) {
+            let moved = match (request.op, Slot(slot).offset()) {
+                (Op::Read, at) => self.0.read_exact_at(page.bytes_mut(), at),
+                (Op::Write, at) => self.0.write_all_at(page.bytes(), at),
+            };
+            moved.map_err(|_| StoreError::Io)?;
+        }
         Ok(Stored::default())
     }
 }
@@ -70,16 +65,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     pager.add_area(Time::ZERO, FileBackend::create()?, AreaOptions::new("file"));
     let mut machine = Machine::new(MachineConfig::default());
     machine.spawn(Box::new(Linear::new(200, 2, 100)), pager.map_anonymous(200), false);
-    let mut now = Time::ZERO;
-    while !machine.is_done() {
+    for now in (0..1_000_000).map(|us| Time::from_nanos(us * 1000)) {
         machine.poll(now, &mut pager, &mut Nothing);
         while let Some(event) = pager.poll(now, machine.tables()) {
             machine.handle_pager_event(now, &event);
         }
-        now += Span::from_micros(1);
     }
     let (PagerStats { page_ins, page_outs, .. }, stats) = (pager.stats(), machine.stats());
     println!("conforms; 200 pages in 128 frames: {page_outs} written to the file, {page_ins} read");
-    assert!(*page_ins > 0 && stats.pages_verified > 0 && stats.pages_wrong == 0, "{stats:?}");
+    assert!(machine.is_done() && *page_ins > 0 && stats.pages_wrong == 0, "{stats:?}");
     Ok(())
 }
