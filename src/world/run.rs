@@ -73,7 +73,10 @@ enum End {
 
 /// The longest that areas may take to come on, in virtual time: several reconnects.
 const SWAPON_WITHIN: Span = Span::from_secs(60);
-/// How long closing connections may take after the end.
+/// How long page I/O that tasks left behind may take after the end: the longest late answer, and the
+/// reconnects that it may cost.
+const IDLE_WITHIN: Span = Span::from_secs(120);
+/// How long closing connections may take after that.
 const DRAIN_FOR: Span = Span::from_secs(5);
 
 /// Runs `spec`; `progress` is told the share that is done, from 0 to 1.
@@ -307,7 +310,7 @@ fn drain(world: &mut World<'_>) -> Result<(), String> {
     for flow in &world.flows {
         world.host.udp_unbind(flow.socket);
     }
-    let until = world.now + DRAIN_FOR;
+    let mut until = world.now + IDLE_WITHIN;
     let mut is_shut_down = false;
     while world.now < until {
         world.step();
@@ -315,6 +318,7 @@ fn drain(world: &mut World<'_>) -> Result<(), String> {
             world.pager.shutdown(world.now, world.machine.tables());
             world.disturb();
             is_shut_down = true;
+            until = world.now + DRAIN_FOR;
         }
         if !world.advance() {
             break;
