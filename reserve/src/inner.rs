@@ -88,10 +88,7 @@ impl Inner {
         if config.frames == NIL {
             return Err(PoolError::TooManyFrames { frames: config.frames });
         }
-        let region = Region::map(config.frames).map_err(|errno| PoolError::Map {
-            frames: config.frames,
-            source: std::io::Error::from(errno),
-        })?;
+        let region = Region::map(config.frames, &config.backing)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(id != 0, "a process makes fewer than 2^32 pools");
         let marks = watermarks(&config, 0);

@@ -11,8 +11,10 @@
 //! - [`slab`]: objects smaller than a page, which respect the reserves;
 //! - [`plan`]: how much must be set aside, as a sum of named terms;
 //! - [`explain`]: the graph by which a stuck machine says why;
+//! - [`backing`]: where the memory comes from: anonymous, memfd, huge pages, locked or not;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
 
+pub mod backing;
 pub mod explain;
 pub mod frame;
 pub mod gfp;
@@ -27,6 +29,7 @@ pub mod scope;
 pub mod slab;
 pub mod time;
 
+pub use backing::{Backing, BackingConfig, BackingError, BackingKind, HugePages, ZeroedBytes};
 pub use explain::{Verdict, WaitGraph};
 pub use frame::{Frame, FrameId, FrameRun, PageRef};
 pub use gfp::Gfp;

@@ -21,6 +21,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, fence};
 
+use crate::backing::{Backing, BackingConfig, BackingError};
 use crate::frame::{Frame, FrameId, FrameRun};
 use crate::gfp::Gfp;
 pub(crate) use crate::inner::Inner;
@@ -44,6 +45,8 @@ pub struct PoolConfig {
     /// above the low watermark only, and they count as taken. 0 keeps all counts exact at every
     /// instant, which a simulation wants.
     pub magazine: u32,
+    /// Where the memory comes from.
+    pub backing: BackingConfig,
     /// Ablation: without it there is no emergency floor, and an entitled *scope* may take every frame
     /// uncharged, as a kernel without reserves would let it; entitlement by a single call is worth
     /// nothing.
@@ -62,6 +65,7 @@ impl PoolConfig {
             low_gap: headroom / 2,
             high_gap: headroom / 2,
             magazine: 32,
+            backing: BackingConfig::default(),
             reserve: true,
             scope: true,
         }
@@ -95,14 +99,9 @@ pub enum PoolError {
         /// Frames asked for.
         frames: u32,
     },
-    /// The system refused to map the region.
-    #[error("cannot map {frames} frames: {source}")]
-    Map {
-        /// Frames asked for.
-        frames: u32,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// The memory could not be had.
+    #[error(transparent)]
+    Backing(#[from] BackingError),
 }
 
 /// Why a frame could not be had.
@@ -176,7 +175,8 @@ impl PagePool {
         }
     }
 
-    /// A pool as `config` says. The region is mapped here and committed by the system when touched.
+    /// A pool as `config` says. The region is mapped here; the system commits it when it is touched, or
+    /// at once if [`PoolConfig::backing`] says so.
     ///
     /// # Errors
     /// When `config` asks for no frames, or for more than can be mapped.
@@ -342,6 +342,11 @@ impl PagePool {
     /// The reserve tree for people to read, as `/proc/reserve_info` of the kernel patches shows it.
     pub fn reserve_report(&self) -> String {
         reserves::report(&self.reserve_info())
+    }
+
+    /// The memory that the frames lie in, in the order of their ids.
+    pub fn backing(&self) -> &Backing {
+        self.inner().region.backing()
     }
 
     /// All frames of the pool.

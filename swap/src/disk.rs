@@ -2,6 +2,8 @@
 
 use std::io;
 
+use netswap_reserve::{BackingError, ZeroedBytes};
+
 /// A flat range of bytes that keeps what is written to it.
 pub trait Disk {
     /// Length in bytes.
@@ -38,15 +40,27 @@ pub trait Disk {
 }
 
 /// A disk in memory, for simulations: it survives a server's restart, not the process's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemDisk {
-    bytes: Vec<u8>,
+    bytes: ZeroedBytes,
 }
 
 impl MemDisk {
     /// A disk of `len` zero bytes. They cost memory only once written.
+    ///
+    /// # Panics
+    /// When so much cannot be mapped; [`MemDisk::try_new`] says it.
     pub fn new(len: u64) -> MemDisk {
-        MemDisk { bytes: vec![0; len as usize] }
+        MemDisk::try_new(len).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A disk of `len` zero bytes. They cost memory only once written.
+    ///
+    /// # Errors
+    /// When so much cannot be mapped.
+    pub fn try_new(len: u64) -> Result<MemDisk, BackingError> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        Ok(MemDisk { bytes: ZeroedBytes::new(len)? })
     }
 
     fn range(&self, offset: u64, len: usize) -> io::Result<std::ops::Range<usize>> {
@@ -81,12 +95,10 @@ impl Disk for MemDisk {
     }
 
     fn set_len(&mut self, len: u64) -> io::Result<()> {
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        if self.bytes.is_empty() {
-            self.bytes = vec![0; len];
-        } else {
-            self.bytes.resize(len, 0);
-        }
+        let mut disk = MemDisk::try_new(len).map_err(io::Error::other)?;
+        let kept = disk.bytes.len().min(self.bytes.len());
+        disk.bytes[..kept].copy_from_slice(&self.bytes[..kept]);
+        *self = disk;
         Ok(())
     }
 }
