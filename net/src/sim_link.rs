@@ -374,16 +374,31 @@ impl SimLink {
     /// When [`SimLink::poll`] has something to do. A packet that a card has taken since the last poll
     /// is not known yet: poll once after every transmit.
     pub fn poll_deadline(&self) -> Option<Time> {
+        let arriving = earlier(self.arrival(End::A), self.arrival(End::B));
+        earlier(self.send_deadline(), arriving)
+    }
+
+    /// The part of [`SimLink::poll_deadline`] that is about sending: when a card has a frame to report
+    /// as sent. A driver that looks at a card some time after a frame's arrival, as interrupts that are
+    /// held back make it, has no need to be there at each [`SimLink::arrival`].
+    pub fn send_deadline(&self) -> Option<Time> {
         let lag = TX_REPORT.min(self.config.latency);
-        let mut at = None;
-        for wire in [&self.a_to_b, &self.b_to_a] {
+        let on = |wire: &Wire| {
             // While a card's frame is being sent, what a third host queued waits behind it.
             let queued = || wire.queue.front().map(|q| wire.sent_at(&self.config, *q) + lag);
-            let queued = wire.sending.or_else(queued);
-            let arriving = wire.flying.front().map(|f| f.at);
-            at = earlier(earlier(at, queued), arriving);
-        }
-        at
+            wire.sending.or_else(queued)
+        };
+        earlier(on(&self.a_to_b), on(&self.b_to_a))
+    }
+
+    /// When the next frame in flight towards a card arrives there.
+    #[inline]
+    pub fn arrival(&self, towards: End) -> Option<Time> {
+        let wire = match towards {
+            End::A => &self.b_to_a,
+            End::B => &self.a_to_b,
+        };
+        wire.flying.front().map(|f| f.at)
     }
 
     /// Whether nothing waits for the wire or is in flight.

@@ -22,7 +22,7 @@ mod store;
 mod stuck;
 
 use hdrhistogram::Histogram;
-use netswap_net::{Flood, SimLink, SimNic, Stack, StreamId, UdpId};
+use netswap_net::{End, Flood, SimLink, SimNic, Stack, StreamId, UdpId};
 use netswap_reserve::{PagePool, ReserveId, Span, Time};
 use netswap_swap::machine::{ChannelId, Machine, MachineEvent, Outside};
 use netswap_swap::{AreaId, MapError, PageError, Pager, PagerEvent, SwapBackend, TaskId};
@@ -90,31 +90,31 @@ struct World<'b> {
 /// When one side of the link has to be looked at.
 ///
 /// A side changes only when it is stepped or when its card receives, so its deadline is asked once
-/// after each step, and its card's interrupt is all that can come before.
+/// after each step, and its card's interrupt is all that can come before. When that comes is known as
+/// soon as a packet is in flight: nobody has to be there when it arrives.
 #[derive(Default)]
 struct Side {
     /// The earliest deadline of its parts; `None` is at once.
     deadline: Option<Time>,
-    /// When the card's interrupt comes, if packets wait in it.
-    interrupt: Option<Time>,
+    /// When the first of the packets arrived that wait in the card.
+    arrived: Option<Time>,
 }
 
 impl Side {
-    /// Packets wait in the card since about `now`, or none do.
-    fn packets(&mut self, now: Time, waiting: usize) {
-        self.interrupt = match (waiting, self.interrupt) {
-            (0, _) => None,
-            (_, Some(at)) => Some(at),
-            (_, None) => Some(now + INTERRUPT_DELAY),
-        };
+    /// After the link was polled: `waiting` packets are in the card, the next one to arrive before
+    /// that was to come at `arrival`.
+    fn packets(&mut self, arrival: Option<Time>, waiting: usize) {
+        self.arrived = if waiting == 0 { None } else { self.arrived.or(arrival) };
     }
 
     fn is_due(&self, now: Time) -> bool {
-        self.next().is_none_or(|at| at <= now)
+        self.next(None).is_none_or(|at| at <= now)
     }
 
-    fn next(&self) -> Option<Time> {
-        self.deadline.map(|deadline| self.interrupt.map_or(deadline, |at| at.min(deadline)))
+    /// When it is due, with a packet in flight that arrives at `arrival`.
+    fn next(&self, arrival: Option<Time>) -> Option<Time> {
+        let interrupt = self.arrived.or(arrival).map_or(Time::MAX, |at| at + INTERRUPT_DELAY);
+        self.deadline.map(|deadline| deadline.min(interrupt))
     }
 }
 
@@ -183,12 +183,12 @@ impl World<'_> {
         let mut moved = false;
         if self.host_due.is_due(now) {
             self.step_host();
-            self.host_due = Side { deadline: Some(self.host_deadline()), interrupt: None };
+            self.host_due = Side { deadline: Some(self.host_deadline()), arrived: None };
             moved = true;
         }
         if self.far_due.is_due(now) {
             self.step_far();
-            self.far_due = Side { deadline: Some(self.far_deadline()), interrupt: None };
+            self.far_due = Side { deadline: Some(self.far_deadline()), arrived: None };
             moved = true;
         }
         if moved {
@@ -198,9 +198,10 @@ impl World<'_> {
 
     fn poll_link(&mut self) {
         let now = self.now;
+        let (to_host, to_far) = (self.link.arrival(End::A), self.link.arrival(End::B));
         self.link.poll(now, self.host.device_mut(), self.far.device_mut());
-        self.host_due.packets(now, self.host.device().rx_waiting());
-        self.far_due.packets(now, self.far.device().rx_waiting());
+        self.host_due.packets(to_host, self.host.device().rx_waiting());
+        self.far_due.packets(to_far, self.far.device().rx_waiting());
     }
 
     fn step_host(&mut self) {
@@ -326,10 +327,10 @@ impl World<'_> {
     /// Moves virtual time to the next instant at which something is due; false if nothing ever is.
     fn advance(&mut self) -> bool {
         let next = [
-            self.link.poll_deadline(),
+            self.link.send_deadline(),
             self.flood.as_ref().map(|_| self.flood_due),
-            self.host_due.next(),
-            self.far_due.next(),
+            self.host_due.next(self.link.arrival(End::A)),
+            self.far_due.next(self.link.arrival(End::B)),
             self.restarts.last().copied(),
         ];
         match next.into_iter().flatten().min() {
