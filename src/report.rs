@@ -109,7 +109,9 @@ pub struct Row {
     pub reserve_limit: u32,
     /// Pages whose whole content was compared with what was written.
     pub pages_verified: u64,
-    /// Wall seconds.
+    /// Wall seconds to lay out the memory of the simulated hosts, and to have this system commit it.
+    pub setup_s: f64,
+    /// Wall seconds of all the rest.
     pub wall_s: f64,
     /// Hash over everything that happened, in order.
     pub trace_hash: String,

@@ -326,8 +326,15 @@ impl ZeroedBytes {
     /// # Errors
     /// When so much cannot be mapped.
     pub fn new(len: usize) -> Result<ZeroedBytes, BackingError> {
-        let config = BackingConfig::default();
-        let backing = if len == 0 { None } else { Some(Backing::new(len, &config)?) };
+        ZeroedBytes::with_config(len, &BackingConfig::default())
+    }
+
+    /// `len` bytes of zeros, from where `config` says.
+    ///
+    /// # Errors
+    /// When the memory cannot be had so.
+    pub fn with_config(len: usize, config: &BackingConfig) -> Result<ZeroedBytes, BackingError> {
+        let backing = if len == 0 { None } else { Some(Backing::new(len, config)?) };
         Ok(ZeroedBytes { backing, len })
     }
 }

@@ -11,8 +11,8 @@ use netswap_net::{
 };
 use netswap_nfs::{NfsBackend, NfsConfig, NfsServer, NfsServerConfig};
 use netswap_reserve::{
-    AllocError, FrameRun, InstalledPlan, PAGE_SIZE, PagePool, PoolConfig, ReserveId, ReservePlan,
-    Span, Time,
+    AllocError, BackingConfig, BackingError, FrameRun, InstalledPlan, PAGE_SIZE, PagePool,
+    PoolConfig, PoolError, ReserveId, ReservePlan, Span, Time,
 };
 use netswap_swap::lackey::{self, TraceError};
 use netswap_swap::machine::{
@@ -62,6 +62,22 @@ pub(super) struct Memory {
     tagged: Vec<(FrameRun, FrameRun)>,
     untagged: (FrameRun, FrameRun),
     far: Vec<(FrameRun, FrameRun)>,
+    /// The far side's disk, until the server has it.
+    disk: Option<MemDisk>,
+}
+
+/// Why the memory of a run cannot be laid out.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The host's RAM is too little for its buffers.
+    #[error("cannot set memory aside: {0}")]
+    SetAside(#[from] AllocError),
+    /// This machine has too little for the simulated ones.
+    #[error("no memory for the simulated host: {0}")]
+    Pool(#[from] PoolError),
+    /// This machine has too little for the simulated disk.
+    #[error("no memory for the far side's disk: {0}")]
+    Disk(#[from] BackingError),
 }
 
 fn pair(pool: &PagePool, rx: usize, tx: usize) -> Result<(FrameRun, FrameRun), AllocError> {
@@ -75,13 +91,16 @@ impl Memory {
         spec: &RunSpec,
         plan: &ReservePlan,
         areas: u32,
-    ) -> Result<Memory, AllocError> {
+    ) -> Result<Memory, MemoryError> {
         let is_on = |a| !spec.ablate.contains(&a);
-        let pool = PagePool::new(PoolConfig {
+        let pool = PagePool::try_new(PoolConfig {
+            // All of it will be used: it is committed before the clock starts.
+            backing: BackingConfig { prefault: true, ..BackingConfig::default() },
             reserve: is_on(Ablation::Reserve),
             scope: is_on(Ablation::Scope),
             ..spec.scenario.pool()
-        });
+        })?;
+        let disk = disk(spec)?;
         let far_pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(FAR_FRAMES) });
         let tagged = (0..areas).map(|_| pair(&pool, STREAM_BYTES, STREAM_BYTES));
         let far = (0..=CONNECTIONS).map(|_| pair(&far_pool, STREAM_BYTES, STREAM_BYTES));
@@ -92,6 +111,7 @@ impl Memory {
             far: far.collect::<Result<_, _>>()?,
             pool,
             far_pool,
+            disk: Some(disk),
         })
     }
 
@@ -139,19 +159,22 @@ fn swap_pages(spec: &RunSpec) -> u32 {
     pages + pages / 4 + 1024
 }
 
-/// The far side's disks: what `mkswap` left, and the files of traced programs.
-fn disks(spec: &RunSpec) -> (FarDisk, Option<FarDisk>) {
+/// The far side's disk as `mkswap` left it. Tasks write all of it but the spare part; traced programs
+/// as much as they touch, which nobody knows yet.
+fn disk(spec: &RunSpec) -> Result<MemDisk, BackingError> {
     let pages = swap_pages(spec);
-    let mut disk = MemDisk::new(u64::from(pages) * PAGE_SIZE as u64);
+    let bytes = u64::from(pages) * PAGE_SIZE as u64;
+    let is_used = spec.traces.is_empty();
+    let mut disk = if is_used { MemDisk::prefaulted(bytes) } else { MemDisk::try_new(bytes) }?;
     let mut header = [0; PAGE_SIZE];
     Header::new(pages).write(&mut header);
     disk.write_at(0, &header).expect("the disk has a first page");
-    let text = (!spec.traces.is_empty()).then(|| FarDisk::Pattern(PatternDisk::new(TEXT_PAGES)));
-    (FarDisk::Memory(disk), text)
+    Ok(disk)
 }
 
-fn server(spec: &RunSpec, pool: &PagePool) -> StoreServer {
-    let (disk, text) = disks(spec);
+fn server(spec: &RunSpec, pool: &PagePool, disk: MemDisk) -> StoreServer {
+    let disk = FarDisk::Memory(disk);
+    let text = (!spec.traces.is_empty()).then(|| FarDisk::Pattern(PatternDisk::new(TEXT_PAGES)));
     let seed = subseed(spec.scenario.seed, 3);
     match spec.store {
         Store::Nfs => {
@@ -233,7 +256,8 @@ fn host_stack<'b>(spec: &RunSpec, pool: &PagePool, plan: &InstalledPlan) -> Stac
 /// A world with its areas added but not yet on, and no tasks.
 pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     let scenario = &spec.scenario;
-    let Memory { pool, plan, far_pool, tagged, untagged, far } = memory;
+    let Memory { pool, plan, far_pool, tagged, untagged, far, disk } = memory;
+    let disk = disk.take().expect("a world is made of its memory once");
     let now = Time::ZERO;
 
     let mut host = host_stack(spec, pool, plan);
@@ -242,7 +266,7 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     let far_nic = SimNic::new(FAR_MAC, MTU, 256, TX_QUEUE);
     let mut far_stack = Stack::new(far_config, far_nic, far_pool.clone(), None);
 
-    let server = server(spec, far_pool);
+    let server = server(spec, far_pool, disk);
     let mut far_streams =
         far.iter_mut().map(|(rx, tx)| far_stack.add_stream(rx.bytes_mut(), tx.bytes_mut(), false));
     let source_stream = far_streams.next().expect("one more than there are connections");

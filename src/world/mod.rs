@@ -27,6 +27,7 @@ use netswap_reserve::{PagePool, ReserveId, Span, Time};
 use netswap_swap::machine::{ChannelId, Machine, MachineEvent, Outside};
 use netswap_swap::{AreaId, MapError, PageError, Pager, PagerEvent, SwapBackend, TaskId};
 
+pub use assemble::MemoryError;
 pub use bounds::{QueueBounds, QueueBoundsError};
 pub use run::{RunError, RunSpec, run};
 

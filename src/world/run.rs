@@ -8,7 +8,7 @@ use netswap_swap::lackey::TraceError;
 use netswap_swap::machine::TaskState;
 use netswap_swap::{PageError, TaskId};
 
-use super::assemble::{self, Memory};
+use super::assemble::{self, Memory, MemoryError};
 use super::hash::Happened;
 use super::stuck::{self, Stuck};
 use super::{STUCK_AFTER, World};
@@ -58,9 +58,9 @@ pub enum RunError {
         /// Why.
         source: TraceError,
     },
-    /// The host's memory cannot be laid out.
-    #[error("cannot set memory aside: {0}")]
-    Memory(#[from] netswap_reserve::AllocError),
+    /// The memory of the simulated hosts cannot be laid out.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
 }
 
 /// How the loop ended.
@@ -84,13 +84,15 @@ const DRAIN_FOR: Span = Span::from_secs(5);
 /// # Errors
 /// If the run cannot begin. How a run that began ended is in the row.
 pub fn run(spec: &RunSpec, progress: &mut dyn FnMut(f64)) -> Result<Row, RunError> {
-    let wall = Instant::now();
+    let setup = Instant::now();
     let areas = if spec.traces.is_empty() { 1 } else { 2 };
     let plan = host_plan(&spec.scenario, areas);
     spec.scenario.check(&plan)?;
     let mut memory = Memory::new(spec, &plan, areas)?;
     let pool = memory.pool();
     let set_aside = memory.set_aside_frames();
+    let setup_s = setup.elapsed().as_secs_f64();
+    let wall = Instant::now();
     let mut row;
     {
         let mut world = assemble::world(spec, &mut memory);
@@ -124,6 +126,7 @@ pub fn run(spec: &RunSpec, progress: &mut dyn FnMut(f64)) -> Result<Row, RunErro
     if row.outcome == Outcome::Completed {
         check_memory(&pool, set_aside, &mut row);
     }
+    row.setup_s = setup_s;
     row.wall_s = wall.elapsed().as_secs_f64();
     Ok(row)
 }
@@ -238,6 +241,7 @@ fn judge(world: &mut World<'_>, spec: &RunSpec, end: End, started: Time) -> Row 
         reserve_peak: pool.reserve_peak(ReserveId::ROOT),
         reserve_limit: pool.reserve_limit(ReserveId::ROOT),
         pages_verified: machine.pages_verified,
+        setup_s: 0.0,
         wall_s: 0.0,
         trace_hash: String::new(),
         exercise,

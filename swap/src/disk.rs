@@ -2,7 +2,7 @@
 
 use std::io;
 
-use netswap_reserve::{BackingError, ZeroedBytes};
+use netswap_reserve::{BackingConfig, BackingError, ZeroedBytes};
 
 /// A flat range of bytes that keeps what is written to it.
 pub trait Disk {
@@ -61,6 +61,16 @@ impl MemDisk {
     pub fn try_new(len: u64) -> Result<MemDisk, BackingError> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         Ok(MemDisk { bytes: ZeroedBytes::new(len)? })
+    }
+
+    /// As [`MemDisk::try_new`], its memory committed now: nothing is left to do when it is written.
+    ///
+    /// # Errors
+    /// When so much cannot be had.
+    pub fn prefaulted(len: u64) -> Result<MemDisk, BackingError> {
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let config = BackingConfig { prefault: true, ..BackingConfig::default() };
+        Ok(MemDisk { bytes: ZeroedBytes::with_config(len, &config)? })
     }
 
     fn range(&self, offset: u64, len: usize) -> io::Result<std::ops::Range<usize>> {
