@@ -211,7 +211,9 @@ impl<B: SwapBackend> Pager<B> {
                 }
             }
         }
-        self.reclaim_may_work();
+        if !self.waits_for_writes {
+            self.reclaim_may_work();
+        }
     }
 
     /// Takes the list of tasks that wait for an I/O.

@@ -177,6 +177,8 @@ pub struct Pager<B> {
     reclaiming: bool,
     /// The last full scan of reclaim freed nothing: no other before this, unless something changed.
     next_scan: Time,
+    /// The last scan ended at dirty pages: the next need not wait so long once there is room to write.
+    waits_for_writes: bool,
     /// The wait after the next scan that frees nothing.
     rescan: Span,
     /// That scan passed over dirty pages since no slot was to be had.
@@ -220,6 +222,7 @@ impl<B: SwapBackend> Pager<B> {
             stats: PagerStats::default(),
             reclaiming: false,
             next_scan: Time::ZERO,
+            waits_for_writes: false,
             rescan: Span::from_millis(10),
             starved: false,
             stuck_since: None,

@@ -19,6 +19,9 @@ const VICTIMS: usize = 64;
 const DIRECT: u32 = 32;
 /// Dirty pages that a scan passes over when no more may be written.
 const SKIPS_MAX: u32 = 128;
+/// A scan that ended at dirty pages which may not be written yet is followed by the next when this share
+/// of the pages that may be on their way to the store has got there. Picked by eye.
+const WRITE_ROOM: u32 = 8;
 /// The first and the longest wait after a scan that freed nothing. Picked by eye.
 const RESCAN_FIRST: Span = Span::from_millis(10);
 const RESCAN_MAX: Span = Span::from_secs(1);
@@ -30,6 +33,11 @@ impl<B: SwapBackend> Pager<B> {
     pub(super) fn background_reclaim(&mut self, now: Time, mmu: &mut impl Mmu) -> bool {
         if now >= self.next_scan {
             // A deadline that has come is none, or whoever drives this would be called back at once.
+            self.next_scan = Time::ZERO;
+        }
+        let most = self.config.writeback_pages;
+        if self.waits_for_writes && self.ios.writeback_pages <= most - most / WRITE_ROOM {
+            self.waits_for_writes = false;
             self.next_scan = Time::ZERO;
         }
         let pressure = self.pool.take_pressure();
@@ -58,11 +66,12 @@ impl<B: SwapBackend> Pager<B> {
     }
 
     fn scan(&mut self, now: Time, mmu: &mut impl Mmu, want: u32) -> u32 {
+        self.waits_for_writes = false;
         let (done, no_slots) = self.shrink(now, mmu, want);
         self.starved = done == 0 && no_slots;
         if done > 0 {
             self.rescan = RESCAN_FIRST;
-            self.next_scan = Time::ZERO;
+            self.next_scan = if self.waits_for_writes { now + RESCAN_FIRST } else { Time::ZERO };
         } else {
             self.next_scan = now + self.rescan;
             self.rescan = (self.rescan * 2).min(RESCAN_MAX);
@@ -92,6 +101,9 @@ impl<B: SwapBackend> Pager<B> {
             if !self.frames.meta(frame).has(HAS_SLOT) && writing >= self.config.writeback_pages {
                 self.frames.rotate(frame, false);
                 skips += 1;
+                // The oldest pages are dirty. To look again for each page that gets written would cost
+                // more than all else when memory is large.
+                self.waits_for_writes = skips == SKIPS_MAX;
                 continue;
             }
             if self.frames.meta(frame).has(MAPPED) {
