@@ -30,6 +30,15 @@ fn three_percent_loss_on_the_smallest_host() {
     });
 }
 
+/// A packet that is reported as sent has arrived already: nobody sees it in flight.
+#[test]
+fn loss_on_a_link_shorter_than_a_card_takes_to_report() {
+    survives("link loss", |s| {
+        s.link.latency = Nanos(10_000);
+        s.link.loss = Share(10_000);
+    });
+}
+
 #[test]
 fn duplication() {
     survives("link duplicate", |s| s.link.duplicate = Share(10_000));

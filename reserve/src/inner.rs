@@ -172,7 +172,16 @@ impl Inner {
         let state = &mut *guard;
         let mut result = Ok(());
         let mut dipped = false;
-        for _ in 0..n {
+        let together = self.admit_together(state, gfp, caller, n);
+        if let Some((charge, k)) = together {
+            for _ in 0..k {
+                let index = state.pop(&self.region);
+                self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
+                out(index);
+            }
+            dipped = true;
+        }
+        for _ in together.map_or(0, |(_, k)| k as usize)..n {
             match self.admit(state, gfp, caller) {
                 Ok(charge) => {
                     let index = state.pop(&self.region);
@@ -197,6 +206,31 @@ impl Inner {
             self.note_pressure();
         }
         result
+    }
+
+    /// The common case of a burst at the floor: nothing is left for ordinary callers, and the reserve
+    /// has room for all `n`. One charge of all is the same as `n` charges of one. `None` if it is not
+    /// this case, with nothing changed (and no failure counted).
+    #[inline]
+    fn admit_together(
+        &self,
+        state: &mut State,
+        gfp: Gfp,
+        caller: Caller,
+        n: usize,
+    ) -> Option<(u16, u32)> {
+        let n = u32::try_from(n).ok().filter(|n| *n > 0)?;
+        let reserve = caller.entitled.filter(|_| !gfp.contains(Gfp::NOMEMALLOC))?;
+        if state.free > state.watermark(gfp) || state.free < n || !self.config.reserve {
+            return None;
+        }
+        let node = reserve.node(self.id);
+        if !state.tree.has_room(node, n) {
+            return None;
+        }
+        state.tree.charge(node, n).ok()?;
+        state.charged += n;
+        Some((node + 1, n))
     }
 
     /// Decides whether the caller may take a frame, in the order of the promise: ordinary first, then
@@ -274,11 +308,23 @@ impl Inner {
     pub(crate) fn put(&self, indices: impl IntoIterator<Item = u32>) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
+        // Frames in a row that are charged to one node are released together, after they are back.
+        let (mut run, mut length) = (0, 0);
         for index in indices {
             state.push(&self.region, index);
             state.frees += 1;
-            self.release(state, index);
+            let meta = &self.region.meta[index as usize];
+            let charge = meta.charge.load(Ordering::Relaxed);
+            if charge != 0 {
+                meta.charge.store(0, Ordering::Relaxed);
+            }
+            if charge != run {
+                self.release_run(state, run, length);
+                (run, length) = (charge, 0);
+            }
+            length += 1;
         }
+        self.release_run(state, run, length);
         self.note_plenty(state);
         state.all_back(self.config.frames)
     }
@@ -290,8 +336,16 @@ impl Inner {
         let charge = meta.charge.load(Ordering::Relaxed);
         if charge != 0 {
             meta.charge.store(0, Ordering::Relaxed);
-            state.charged -= 1;
-            if state.tree.uncharge(charge - 1, 1) {
+            self.release_run(state, charge, 1);
+        }
+    }
+
+    /// Releases what `n` frames had in their `charge`.
+    #[inline]
+    fn release_run(&self, state: &mut State, charge: u16, n: u32) {
+        if charge != 0 {
+            state.charged -= n;
+            if state.tree.uncharge(charge - 1, n) {
                 self.note_floor(state);
             }
         }

@@ -237,6 +237,19 @@ impl Tree {
         Ok(())
     }
 
+    /// Whether a charge of `n` frames to `node` would succeed.
+    #[inline]
+    pub(crate) fn has_room(&self, node: u16, n: u32) -> bool {
+        let mut at = node;
+        let mut room = self.nodes[usize::from(node)].connected;
+        while room && at != NO_PARENT {
+            let here = &self.nodes[usize::from(at)];
+            room = here.limit - here.usage >= n;
+            at = here.parent;
+        }
+        room
+    }
+
     /// Takes back a charge. Returns whether the floor fell with it, because the node was disconnected
     /// with the charge outstanding.
     #[inline]

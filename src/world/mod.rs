@@ -102,10 +102,11 @@ struct Side {
 }
 
 impl Side {
-    /// After the link was polled: `waiting` packets are in the card, the next one to arrive before
-    /// that was to come at `arrival`.
-    fn packets(&mut self, arrival: Option<Time>, waiting: usize) {
-        self.arrived = if waiting == 0 { None } else { self.arrived.or(arrival) };
+    /// After the link was polled: `waiting` packets are in the card; before that the next one was to
+    /// come at `arrival`. On a very short link one may also be sent and arrive within one poll.
+    fn packets(&mut self, now: Time, arrival: Option<Time>, waiting: usize) {
+        let first = arrival.map_or(now, |at| at.min(now));
+        self.arrived = (waiting > 0).then(|| self.arrived.unwrap_or(first));
     }
 
     fn is_due(&self, now: Time) -> bool {
@@ -201,8 +202,8 @@ impl World<'_> {
         let now = self.now;
         let (to_host, to_far) = (self.link.arrival(End::A), self.link.arrival(End::B));
         self.link.poll(now, self.host.device_mut(), self.far.device_mut());
-        self.host_due.packets(to_host, self.host.device().rx_waiting());
-        self.far_due.packets(to_far, self.far.device().rx_waiting());
+        self.host_due.packets(now, to_host, self.host.device().rx_waiting());
+        self.far_due.packets(now, to_far, self.far.device().rx_waiting());
     }
 
     fn step_host(&mut self) {
