@@ -29,6 +29,7 @@ fn conform(policy: WritePolicy, faults: TargetFaults) {
     // The backend under test takes the place of the pump's own while the world moves on.
     conformance::check(&pool, make, |backend, now| {
         let mut pump = world.borrow_mut();
+        pump.now = pump.now.max(*now);
         swap(backend, &mut pump.backend);
         if !pump.step() {
             pump.advance();

@@ -51,6 +51,12 @@ pub struct Request {
     /// The pages: to be filled, or holding what is to be stored. At least one.
     pub pages: PageVec,
     /// When to give up at the latest with [`StoreError::TimedOut`]; `None` is never.
+    ///
+    /// The backend must enforce it: nobody else does. Polled at that instant or later,
+    /// [`SwapBackend::poll_completion`] gives the request back, done or timed out, whatever the server does;
+    /// until then [`SwapBackend::poll_deadline`] is never later than it. A write that timed out may still be
+    /// carried out by the server, so the pager gives its slots to no other page. The pager sets it from
+    /// [`AreaOptions::request_timeout`](crate::AreaOptions::request_timeout).
     pub deadline: Option<Time>,
 }
 
@@ -181,6 +187,81 @@ pub struct Outstanding {
 }
 
 /// What stores an area's pages.
+///
+/// A driver submits requests, and polls when the backend's transport has moved, or at
+/// [`SwapBackend::poll_deadline`]; the [`Pager`](crate::Pager) does both for its areas. A backend of your
+/// own is to be checked by [`conformance::check`](crate::conformance::check):
+///
+/// ```
+/// use netswap_reserve::{PAGE_SIZE, PagePool, PoolConfig, Time};
+/// use netswap_swap::*;
+/// use std::collections::VecDeque;
+///
+/// /// Pages in an array. Requests are carried out when completions are asked for.
+/// struct Array { pages: Vec<[u8; PAGE_SIZE]>, queue: VecDeque<Request>, stopped: bool }
+///
+/// impl Array {
+///     fn carry_out(&mut self, request: &mut Request) -> Result<Stored, StoreError> {
+///         if self.stopped {
+///             return Err(StoreError::Cancelled);
+///         }
+///         let (first, slots) = (request.first.0, self.pages.len() as u32);
+///         let range = first as usize..first as usize + request.pages.len();
+///         let beyond = StoreError::OutOfRange { slot: first.max(slots) };
+///         for (page, stored) in request.pages.iter_mut().zip(self.pages.get_mut(range).ok_or(beyond)?) {
+///             match request.op {
+///                 Op::Read => *page.bytes_mut() = *stored,
+///                 Op::Write => *stored = *page.bytes(),
+///             }
+///         }
+///         Ok(Stored::default())
+///     }
+/// }
+///
+/// impl SwapBackend for Array {
+///     fn state(&self) -> BackendState {
+///         let slots = self.pages.len() as u32;
+///         if self.stopped { BackendState::Stopped } else { BackendState::Ready { slots } }
+///     }
+///     fn limits(&self) -> BackendLimits {
+///         BackendLimits { batch_pages: 16, in_flight: 8 }
+///     }
+///     fn server(&self) -> &str {
+///         "an array"
+///     }
+///     fn submit(&mut self, _: Time, request: Request) -> Result<(), SubmitError> {
+///         if self.stopped {
+///             return Err(SubmitError::NotReady(request));
+///         }
+///         if self.queue.len() == self.limits().in_flight {
+///             return Err(SubmitError::Full(request));
+///         }
+///         self.queue.push_back(request);
+///         Ok(())
+///     }
+///     fn poll_completion(&mut self, _: Time) -> Option<Completion> {
+///         let mut request = self.queue.pop_front()?;
+///         let outcome = self.carry_out(&mut request);
+///         Some(Completion { id: request.id, pages: request.pages, outcome })
+///     }
+///     fn poll_deadline(&self) -> Option<Time> {
+///         self.queue.front().map(|_| Time::ZERO) // at once
+///     }
+///     fn shutdown(&mut self, _: Time) {
+///         self.stopped = true;
+///     }
+///     fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
+///         for r in &self.queue {
+///             let (pages, phase) = (r.pages.len() as u32, Phase::Queued);
+///             let (verb, tag_name, tag) = ("COPY", "request", r.id.0);
+///             visit(Outstanding { id: r.id, first: r.first, pages, verb, tag_name, tag, phase });
+///         }
+///     }
+/// }
+///
+/// let make = || Array { pages: vec![[0; PAGE_SIZE]; 64], queue: VecDeque::new(), stopped: false };
+/// conformance::check(&PagePool::new(PoolConfig::new(256)), make, |_, _| {});
+/// ```
 pub trait SwapBackend {
     /// How far the backend is.
     fn state(&self) -> BackendState;
@@ -198,15 +279,24 @@ pub trait SwapBackend {
     #[allow(clippy::result_large_err, reason = "the request is moved either way, and never boxed")]
     fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError>;
 
-    /// The next completion, if there is one.
+    /// The next completion, if there is one. Also does what the time brings on: a request whose
+    /// [`Request::deadline`] has come ends here.
     fn poll_completion(&mut self, now: Time) -> Option<Completion>;
 
-    /// When the backend wants to be polled at the latest.
+    /// When the backend wants to be polled at the latest: the earliest moment at which time alone, without
+    /// anything from its transport, changes something. A moment that has passed is at once. `None` while
+    /// requests are outstanding says that only the transport can end one; a driver may then sleep for ever.
     fn poll_deadline(&self) -> Option<Time>;
 
-    /// Ends everything outstanding with [`StoreError::Cancelled`] and lets go of the server.
+    /// Ends everything outstanding with [`StoreError::Cancelled`] and lets go of the server. From now on
+    /// nothing is taken, and the state is [`BackendState::Stopped`], at the latest when the server was let go.
     fn shutdown(&mut self, now: Time);
 
-    /// Calls `visit` for every outstanding request.
+    /// Calls `visit` for every outstanding request: once for each that was taken and of which
+    /// [`SwapBackend::poll_completion`] has no end to give yet.
+    ///
+    /// It explains a stuck machine: who waits for a page waits for what is listed under its request, by the
+    /// name that the protocol has for it, and with what is ahead of it. Nothing is decided by it, and
+    /// it is not called while pages move, so it need not be fast.
     fn outstanding(&self, visit: &mut dyn FnMut(Outstanding));
 }

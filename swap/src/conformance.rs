@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use netswap_reserve::{Gfp, PagePool, Time};
+use netswap_reserve::{Gfp, PagePool, Span, Time};
 
 use crate::backend::{
     BackendState, Completion, Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError,
@@ -14,11 +14,21 @@ use crate::backend::{
 
 /// Rounds of the hook after which a backend that has not done what it should counts as stuck.
 const ROUNDS_MAX: u32 = 1_000_000;
+/// How long a request may take that has a deadline: shorter than any server answers.
+const PATIENCE: Span = Span::from_micros(1);
+/// Longer than anything that a backend does by itself takes.
+const LONG: Span = Span::from_secs(3600);
+/// Timers that may run off, one after the other, while a server is silent.
+const TIMERS_MAX: u32 = 64;
 
 /// Runs the whole suite. `make` gives a fresh backend over a store of at least 64 slots, which may be
 /// overwritten, starting or ready. `drive` lets the world move on by one step: it moves bytes between
 /// the backend and its server, and puts `now` forward, so that whatever is outstanding ends after
 /// some calls. Pages are frames of `pool`, of which 48 have to be free.
+///
+/// The suite also lets time pass without calling `drive`, as if the server were silent: `drive` goes on
+/// from the `now` it is given, and never puts it back. A backend with latency is tested for more than
+/// one that is always done at once: it shows what becomes of a request that waits.
 ///
 /// ```
 /// use netswap_reserve::{PagePool, PoolConfig, Span, Time};
@@ -56,6 +66,8 @@ pub fn check<B: SwapBackend>(
     run("the last slot and beyond", out_of_range);
     run("a full queue hands back the request whole", full_queue);
     run("many at once, each ends once with its own pages", many_at_once);
+    run("what only time can bring on is announced", announced);
+    run("a deadline is kept, and announced", deadlines);
     run("shutdown ends what is outstanding", shutdown);
     assert!(pool.free_frames() >= free, "all pages came back");
 }
@@ -89,7 +101,7 @@ impl<B: SwapBackend> World<'_, B> {
                     assert!(slots >= 64, "{}: the suite needs 64 slots", self.name);
                     return;
                 }
-                BackendState::Starting => (self.drive)(&mut self.backend, &mut self.now),
+                BackendState::Starting => self.drive(),
                 state => panic!("{}: the backend became {state:?}", self.name),
             }
         }
@@ -145,9 +157,38 @@ impl<B: SwapBackend> World<'_, B> {
             if let Some(completion) = self.poll() {
                 return completion;
             }
-            (self.drive)(&mut self.backend, &mut self.now);
+            self.check_listed();
+            self.drive();
         }
         panic!("{}: {:?} never end", self.name, self.outstanding);
+    }
+
+    fn drive(&mut self) {
+        let before = self.now;
+        (self.drive)(&mut self.backend, &mut self.now);
+        assert!(self.now >= before, "{}: `drive` puts the time back", self.name);
+    }
+
+    /// Time passes to `at`, by a nanosecond at least, and nothing else happens.
+    fn wait(&mut self, at: Time) {
+        self.now = at.max(self.now + Span::from_nanos(1));
+    }
+
+    /// After `poll_completion` gave all it had: what has not ended is listed, once, and nothing else.
+    fn check_listed(&self) {
+        let mut listed = BTreeMap::new();
+        self.backend.outstanding(&mut |o| {
+            let twice = listed.insert(o.id.0, (o.first.0, o.pages as usize));
+            assert!(twice.is_none(), "{}: {:?} is listed twice", self.name, o.id);
+        });
+        let submitted =
+            self.outstanding.iter().map(|(id, (_, first, pages))| (*id, (*first, *pages)));
+        let submitted: BTreeMap<_, _> = submitted.collect();
+        assert!(
+            listed == submitted,
+            "{}: (id, (first slot, pages)) of what is outstanding: {submitted:?}, listed: {listed:?}",
+            self.name
+        );
     }
 
     fn write(&mut self, first: u32, pages: usize, generation: u8) {
@@ -284,6 +325,60 @@ fn many_at_once<B: SwapBackend>(world: &mut World<'_, B>) {
     }
 }
 
+/// The server is silent: whatever ends now was brought on by time alone, so `poll_deadline` has to have
+/// said when.
+fn announced<B: SwapBackend>(world: &mut World<'_, B>) {
+    let request = world.request(Op::Write, 9, 1, 21);
+    assert!(world.submit(request).is_ok(), "an idle backend takes a request");
+    for _ in 0..TIMERS_MAX {
+        if let Some(completion) = world.poll() {
+            completion.outcome.expect("the write succeeds");
+            break;
+        }
+        let Some(at) = world.backend.poll_deadline() else {
+            world.wait(world.now + LONG);
+            assert!(world.poll().is_none(), "time ended a request, and poll_deadline() was None");
+            break;
+        };
+        world.wait(at);
+    }
+    while !world.outstanding.is_empty() {
+        world.next().outcome.expect("the write succeeds");
+    }
+    world.read_and_compare(9, 1, 21);
+}
+
+/// The server is silent: at the deadline every request has ended, done or timed out. Only its timer can
+/// do that, so `poll_deadline` is never later.
+fn deadlines<B: SwapBackend>(world: &mut World<'_, B>) {
+    let deadline = world.now + PATIENCE;
+    for slot in 0..world.backend.limits().in_flight.min(4) as u32 {
+        let op = if slot % 2 == 0 { Op::Write } else { Op::Read };
+        let request = Request { deadline: Some(deadline), ..world.request(op, 40 + slot, 1, 22) };
+        assert!(world.submit(request).is_ok(), "an idle backend takes a request");
+    }
+    loop {
+        while let Some(completion) = world.poll() {
+            let fine = matches!(completion.outcome, Ok(_) | Err(StoreError::TimedOut));
+            assert!(fine, "a request ends done or timed out: {:?}", completion.outcome);
+        }
+        if world.outstanding.is_empty() {
+            break;
+        }
+        world.check_listed();
+        assert!(world.now < deadline, "{:?} outlive their deadline", world.outstanding);
+        let at = world.backend.poll_deadline();
+        assert!(
+            at.is_some_and(|at| at <= deadline),
+            "poll_deadline() is {at:?}, and a request gives up at {deadline:?}"
+        );
+        world.wait(at.unwrap_or(deadline));
+    }
+    // Giving up harms nothing that comes after it.
+    world.write(50, 1, 23);
+    world.read_and_compare(50, 1, 23);
+}
+
 fn shutdown<B: SwapBackend>(world: &mut World<'_, B>) {
     let depth = world.backend.limits().in_flight.min(8);
     for slot in 0..depth {
@@ -292,6 +387,8 @@ fn shutdown<B: SwapBackend>(world: &mut World<'_, B>) {
         assert!(world.submit(request).is_ok(), "room for {depth}");
     }
     world.backend.shutdown(world.now);
+    let state = world.backend.state();
+    assert!(!matches!(state, BackendState::Ready { .. }), "{state:?} after shutdown");
     for _ in 0..depth {
         let outcome = world.next().outcome;
         let fine = matches!(outcome, Ok(_) | Err(StoreError::Cancelled));
@@ -299,8 +396,9 @@ fn shutdown<B: SwapBackend>(world: &mut World<'_, B>) {
     }
     for _ in 0..100 {
         assert!(world.poll().is_none());
-        (world.drive)(&mut world.backend, &mut world.now);
+        world.drive();
     }
+    assert_eq!(world.backend.state(), BackendState::Stopped, "it stopped");
     let request = Request {
         id: RequestId(0),
         op: Op::Read,
