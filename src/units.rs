@@ -14,6 +14,16 @@ pub enum UnitError {
         /// The text.
         text: String,
     },
+    /// There is a number and no unit.
+    #[error("{text:?} has no unit: write {example}, for example; known: {known}")]
+    NoUnit {
+        /// The text.
+        text: String,
+        /// How it may be written.
+        example: &'static str,
+        /// The units that are known.
+        known: &'static str,
+    },
     /// The unit is not one of those known.
     #[error("unknown unit {unit:?}; known: {known}")]
     UnknownUnit {
@@ -37,8 +47,16 @@ fn split(text: &str) -> Result<(f64, &str), UnitError> {
     Ok((number, text[end..].trim()))
 }
 
-fn scaled(text: &str, units: &[(&str, f64)], known: &'static str) -> Result<u64, UnitError> {
+fn scaled(
+    text: &str,
+    units: &[(&str, f64)],
+    known: &'static str,
+    example: &'static str,
+) -> Result<u64, UnitError> {
     let (number, unit) = split(text)?;
+    if unit.is_empty() {
+        return Err(UnitError::NoUnit { text: text.trim().to_string(), example, known });
+    }
     let factor = units
         .iter()
         .find(|(name, _)| *name == unit)
@@ -92,7 +110,7 @@ impl FromStr for Bytes {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Bytes, UnitError> {
         let units = [("B", 1.0), ("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0)];
-        scaled(text, &units, "B, KiB, MiB, GiB").map(Bytes)
+        scaled(text, &units, "B, KiB, MiB, GiB", "64MiB").map(Bytes)
     }
 }
 
@@ -100,7 +118,7 @@ impl FromStr for BitRate {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<BitRate, UnitError> {
         let units = [("bit", 1.0), ("Kbit", 1e3), ("Mbit", 1e6), ("Gbit", 1e9)];
-        scaled(text, &units, "bit, Kbit, Mbit, Gbit").map(BitRate)
+        scaled(text, &units, "bit, Kbit, Mbit, Gbit", "1Gbit").map(BitRate)
     }
 }
 
@@ -108,19 +126,25 @@ impl FromStr for Nanos {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Nanos, UnitError> {
         let units = [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9)];
-        scaled(text, &units, "ns, us, ms, s").map(Nanos)
+        scaled(text, &units, "ns, us, ms, s", "100us").map(Nanos)
     }
 }
 
 impl FromStr for Share {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Share, UnitError> {
-        let share = Share(scaled(text, &[("%", 1e4), ("ppm", 1.0)], "%, ppm")?);
+        let share = Share(scaled(text, &[("%", 1e4), ("ppm", 1.0)], "%, ppm", "0.1%")?);
         if share.0 > 1_000_000 {
             return Err(UnitError::OutOfRange { text: text.to_string() });
         }
         Ok(share)
     }
+}
+
+/// A plain number, as short as it can be told from its neighbours: `4`, `1.7`, `1e300`.
+pub fn number(value: f64) -> String {
+    let text = format!("{value:?}");
+    text.strip_suffix(".0").map_or_else(|| text.clone(), str::to_string)
 }
 
 fn write_largest(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
@@ -197,6 +221,22 @@ mod tests {
         assert!(error.to_string().contains("KiB"), "{error}");
         assert!("MiB".parse::<Bytes>().is_err());
         assert!("101%".parse::<Share>().is_err());
-        assert!("1".parse::<Nanos>().is_err(), "a bare number has no unit");
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, text) in [(4.0, "4"), (1.7, "1.7"), (1e300, "1e300"), (1e-9, "1e-9")] {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_told_how_to_be_written() {
+        for text in ["0", "64", " 64 "] {
+            let error = text.parse::<Bytes>().unwrap_err().to_string();
+            assert!(error.contains("has no unit") && error.contains("64MiB"), "{error}");
+        }
+        let error = "1".parse::<Nanos>().unwrap_err().to_string();
+        assert!(error.contains("100us"), "{error}");
     }
 }

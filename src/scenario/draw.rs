@@ -43,8 +43,10 @@ impl Scenario {
         let ram = (4 << d.within(0, 4)) * MIB;
         let ram = if ram < 64 * MIB { ram + d.within(0, 3) * ram / 4 } else { ram };
         let frames = (ram / 4096) as f64;
-        let wanted = 1.1 + d.within(0, 29) as f64 / 10.0;
-        let overcommit = wanted.min((MAPPED_PAGES_MAX / frames).max(1.1));
+        // In whole hundredths, so that it prints short.
+        let wanted = 110 + 10 * d.within(0, 29);
+        let most = ((100.0 * MAPPED_PAGES_MAX / frames) as u64).max(110);
+        let overcommit = wanted.min(most) as f64 / 100.0;
         let loss = d.of(&[0, 0, 1_000, 1_000, 3_000, 10_000]);
         // A lossier link than 1 % is promised for the smallest host and one round only.
         let is_lossiest = ram == 4 * MIB && d.one_in(2);
@@ -109,6 +111,7 @@ mod tests {
             nfs += u32::from(store == Store::Nfs);
             assert!((4 * MIB..=64 * MIB).contains(&s.host.ram.0), "{:?}", s.host.ram);
             assert!(s.host.overcommit > 1.0, "there is pressure");
+            assert!(s.host.overcommit.to_string().len() <= 4, "{}", s.host.overcommit);
             if s.link.loss.0 > 10_000 {
                 lossiest += 1;
                 assert_eq!((s.host.ram.0, s.host.rounds), (4 * MIB, 1));

@@ -10,7 +10,7 @@ use netswap_reserve::{PoolConfig, ReservePlan};
 use netswap_swap::FailurePolicy;
 use serde::{Deserialize, Serialize};
 
-use crate::units::{BitRate, Bytes, Nanos, Share};
+use crate::units::{BitRate, Bytes, Nanos, Share, number};
 
 /// Frames a host must have beside its reserve plan, or it is refused.
 pub const FRAMES_BESIDE_PLAN: u32 = 256;
@@ -366,17 +366,15 @@ impl Scenario {
         config
     }
 
-    /// Checks ranges, and that the host can carry `plan`.
+    /// Checks that every value is in its range. Until that is known, not even the plan makes sense.
     ///
     /// # Errors
-    /// The first thing that does not make sense.
-    pub fn check(&self, plan: &ReservePlan) -> Result<(), ScenarioError> {
+    /// The first that is not.
+    pub fn check_ranges(&self) -> Result<(), ScenarioError> {
+        let out = |what, value: String, allowed| ScenarioError::OutOfRange { what, value, allowed };
         let range = |what, value: u64, min: u64, max: u64, allowed| {
-            if (min..=max).contains(&value) {
-                Ok(())
-            } else {
-                Err(ScenarioError::OutOfRange { what, value: value.to_string(), allowed })
-            }
+            let fits = (min..=max).contains(&value);
+            fits.then_some(()).ok_or_else(|| out(what, value.to_string(), allowed))
         };
         range("cpus", self.host.cpus.into(), 1, 64, "1 to 64")?;
         range("tasks-per-cpu", self.host.tasks_per_cpu.into(), 1, 256, "1 to 256")?;
@@ -389,16 +387,28 @@ impl Scenario {
         let payload_min = u64::from(self.flood.payload_min);
         range("payload-min", payload_min, 16, self.flood.payload_max.into(), "16 to payload-max")?;
         range("reader-pages", self.flood.reader_pages.into(), 1, 65_536, "1 to 65536")?;
-        range("link rate", self.link.rate.0, 1_000_000, 100_000_000_000, "1Mbit to 100Gbit")?;
-        range("link latency", self.link.latency.0, 0, 1_000_000_000, "0ns to 1s")?;
-        range("ram", self.host.ram.pages(), 1, 1 << 24, "up to 64GiB")?;
-        if !(self.host.overcommit > 0.0 && self.host.overcommit <= 64.0) {
-            return Err(ScenarioError::OutOfRange {
-                what: "overcommit",
-                value: self.host.overcommit.to_string(),
-                allowed: "above 0, up to 64",
-            });
+        let LinkSpec { rate, latency, .. } = self.link;
+        if !(1_000_000..=100_000_000_000).contains(&rate.0) {
+            return Err(out("link rate", rate.to_string(), "1Mbit to 100Gbit"));
         }
+        if latency.0 > 1_000_000_000 {
+            return Err(out("link latency", latency.to_string(), "0ns to 1s"));
+        }
+        if !(1..=1 << 24).contains(&self.host.ram.pages()) {
+            return Err(out("ram", self.host.ram.to_string(), "4KiB to 64GiB"));
+        }
+        if !(self.host.overcommit > 0.0 && self.host.overcommit <= 64.0) {
+            return Err(out("overcommit", number(self.host.overcommit), "above 0, up to 64"));
+        }
+        Ok(())
+    }
+
+    /// Checks ranges, and that the host can carry `plan`.
+    ///
+    /// # Errors
+    /// The first thing that does not make sense.
+    pub fn check(&self, plan: &ReservePlan) -> Result<(), ScenarioError> {
+        self.check_ranges()?;
         let least = plan.frames() + FRAMES_BESIDE_PLAN;
         if self.frames() < least {
             return Err(ScenarioError::TooSmall {
@@ -421,6 +431,24 @@ mod tests {
     fn the_headline_file_says_what_the_defaults_are() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/headline.toml");
         assert_eq!(Scenario::read(&path).unwrap(), Scenario::default());
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_shown_as_it_is_written() {
+        let message = |change: fn(&mut Scenario)| {
+            let mut scenario = Scenario::default();
+            change(&mut scenario);
+            scenario.check_ranges().unwrap_err().to_string()
+        };
+        assert_eq!(message(|s| s.host.ram = Bytes(0)), "ram is 0B, must be 4KiB to 64GiB");
+        let slow = message(|s| s.link.rate = BitRate(1000));
+        assert_eq!(slow, "link rate is 1Kbit, must be 1Mbit to 100Gbit");
+        let late = message(|s| s.link.latency = Nanos(2_000_000_000));
+        assert_eq!(late, "link latency is 2s, must be 0ns to 1s");
+        let much = message(|s| s.host.overcommit = 1e300);
+        assert_eq!(much, "overcommit is 1e300, must be above 0, up to 64");
+        let long = message(|s| s.host.rx_ring = u32::MAX);
+        assert_eq!(long, "rx-ring is 4294967295, must be 8 to 4096");
     }
 
     #[test]

@@ -139,8 +139,9 @@ impl TraceStats {
 /// Why a trace ends early, or is none.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The file cannot be opened.
-    #[error("cannot open trace {}: {source}", path.display())]
+    /// The file cannot be opened, or is a directory. The message leaves its name to the caller, as all
+    /// of these do.
+    #[error("cannot open the trace: {source}")]
     Open {
         /// The file.
         path: PathBuf,
@@ -201,11 +202,18 @@ pub fn open(path: &Path) -> Result<LackeyReader<Box<dyn Read + Send>>, TraceErro
     let reader: Box<dyn Read + Send> = if path.as_os_str() == "-" {
         Box::new(io::stdin())
     } else {
-        let file =
-            File::open(path).map_err(|source| TraceError::Open { path: path.into(), source })?;
-        Box::new(file)
+        Box::new(open_file(path).map_err(|source| TraceError::Open { path: path.into(), source })?)
     };
     LackeyReader::new(reader)
+}
+
+/// A directory can be opened, and fails only when it is read, without a line to blame.
+fn open_file(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    Ok(file)
 }
 
 /// How far a reader is.
