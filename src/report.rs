@@ -142,12 +142,17 @@ impl Row {
 
     /// The protections that were off, for people.
     pub fn protections(&self) -> String {
-        if self.ablate.is_empty() {
-            return "all on".into();
-        }
-        let names: Vec<String> = self.ablate.iter().map(|a| format!("no {}", a.name())).collect();
-        names.join(", ")
+        protections(&self.ablate)
     }
+}
+
+/// The protections of a run in which these are off, for people.
+pub fn protections(off: &[Ablation]) -> String {
+    if off.is_empty() {
+        return "all on".into();
+    }
+    let names: Vec<String> = off.iter().map(|a| format!("no {}", a.name())).collect();
+    names.join(", ")
 }
 
 /// Draws rows of cells as an aligned table. The first row is the head; a cell may have several lines.
@@ -243,8 +248,8 @@ pub fn rows_table(rows: &[Row]) -> String {
     table(&cells)
 }
 
-/// The packets that the hosts of a set of runs dropped, by reason.
-pub fn drops_table(rows: &[Row]) -> String {
+/// The packets that the hosts of a set of runs dropped, by reason. `None` if they dropped none.
+pub fn drops_table(rows: &[Row]) -> Option<String> {
     let mut reasons: Vec<&'static str> = Vec::new();
     for row in rows {
         for (reason, n) in &row.dropped {
@@ -252,6 +257,9 @@ pub fn drops_table(rows: &[Row]) -> String {
                 reasons.push(reason);
             }
         }
+    }
+    if reasons.is_empty() {
+        return None;
     }
     reasons.sort_unstable();
     let mut cells = vec![vec!["swap to".to_string(), "protections".to_string()]];
@@ -262,7 +270,7 @@ pub fn drops_table(rows: &[Row]) -> String {
         line.extend(reasons.iter().map(count));
         cells.push(line);
     }
-    table(&cells)
+    Some(table(&cells))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use clap::CommandFactory;
 
-use super::{Cli, EXIT_OK, Outcome};
+use super::{Cli, EXIT_OK, Outcome, out};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  netswap completions bash > /etc/bash_completion.d/netswap")]
@@ -12,6 +12,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    clap_complete::generate(args.shell, &mut Cli::command(), "netswap", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "netswap", &mut script);
+    out::print(String::from_utf8_lossy(&script))?;
     Ok(EXIT_OK)
 }

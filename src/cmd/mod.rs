@@ -1,10 +1,12 @@
 //! The command line: subcommands, and what they share.
 //!
-//! Exit codes: 0 all went as it should; 1 a run did not; 2 the command line, a scenario or a trace
-//! cannot be used.
+//! Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or the
+//! output cannot be written; 2 the command line, a scenario or a trace cannot be used.
 
 mod completions;
+mod out;
 mod plan;
+mod progress;
 mod sim;
 mod stress;
 
@@ -14,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 /// All went as it should.
 const EXIT_OK: u8 = 0;
-/// A run did not end as it should.
+/// A run did not end as it should, or the output cannot be written.
 const EXIT_FAILED: u8 = 1;
 /// The command line, a scenario or a trace cannot be used.
 const EXIT_USAGE: u8 = 2;
@@ -24,8 +26,9 @@ const EXIT_USAGE: u8 = 2;
     name = "netswap",
     version,
     about = "Swap over a network, without the deadlock",
-    after_help = "Exit codes: 0 all went as it should; 1 a run did not; 2 the command line, a scenario or a \
-                  trace cannot be used.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
+    after_help = "Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or \
+                  the output cannot be written; 2 the command line, a scenario or a trace cannot be \
+                  used.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -44,15 +47,22 @@ enum Command {
     Completions(completions::Args),
 }
 
-/// A message for the user, and what the process exits with.
+/// Why the command ends early: what the process exits with, and a message for the user, if there is
+/// anything to say.
+#[derive(Debug)]
 struct Failure {
     code: u8,
-    message: String,
+    message: Option<String>,
 }
 
 impl Failure {
     fn usage(message: impl ToString) -> Failure {
-        Failure { code: EXIT_USAGE, message: message.to_string() }
+        Failure { code: EXIT_USAGE, message: Some(message.to_string()) }
+    }
+
+    /// The same, after the runs came to `code`: nobody reading it does not make it better.
+    fn after(self, code: u8) -> Failure {
+        Failure { code: self.code.max(code), ..self }
     }
 }
 
@@ -64,17 +74,28 @@ pub(crate) fn run() -> ExitCode {
         .with_env_filter(tracing_subscriber::EnvFilter::from_env("NETSWAP_LOG"))
         .with_writer(std::io::stderr)
         .init();
-    let outcome = match Cli::parse().command {
+    let outcome = Cli::try_parse().map_err(told).and_then(|cli| match cli.command {
         Command::Sim(args) => sim::run(&args),
         Command::Stress(args) => stress::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Completions(args) => completions::run(&args),
-    };
+    });
     match outcome {
         Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            eprintln!("netswap: {}", failure.message);
-            ExitCode::from(failure.code)
+        Err(Failure { code, message }) => {
+            if let Some(message) = message {
+                out::note(format_args!("netswap: {message}"));
+            }
+            ExitCode::from(code)
         }
     }
+}
+
+/// Prints what the parser has to say: help and version are output, the rest are errors.
+fn told(said: clap::Error) -> Failure {
+    let printed = said.print();
+    if said.use_stderr() {
+        return Failure { code: EXIT_USAGE, message: None };
+    }
+    out::failed(printed).err().unwrap_or(Failure { code: EXIT_OK, message: None })
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use netswap::plan::host_plan;
 use netswap::scenario::Scenario;
 
-use super::{EXIT_OK, Failure, Outcome};
+use super::{EXIT_OK, Failure, Outcome, out};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  netswap plan\n  netswap plan --scenario my.toml")]
@@ -20,6 +20,9 @@ pub(super) fn run(args: &Args) -> Outcome {
         Some(path) => Scenario::read(path).map_err(Failure::usage)?,
         None => Scenario::default(),
     };
-    println!("{}", host_plan(&scenario, 1));
+    scenario.check_ranges().map_err(Failure::usage)?;
+    let plan = host_plan(&scenario, 1);
+    scenario.check(&plan).map_err(Failure::usage)?;
+    out::line(plan)?;
     Ok(EXIT_OK)
 }

@@ -1,16 +1,18 @@
 //! `netswap sim`: the headline test, or a scenario of the user's own.
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+mod text;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+
 use netswap::plan::host_plan;
-use netswap::report::{Outcome as RowOutcome, Row, drops_table, rows_table};
+use netswap::report::{Outcome as RowOutcome, Row, protections};
 use netswap::scenario::{Ablation, Scenario, Store, UnknownName};
+use netswap::swap::lackey;
 use netswap::units::{BitRate, Bytes, Nanos, Share};
 use netswap::world::{self, RunSpec};
 
-use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome};
+use super::progress::{self, Lines};
+use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -18,58 +20,60 @@ use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome};
   netswap sim --backend nfs --ablate drop        one deadlock, explained
   netswap sim --ram 16MiB --overcommit 2 --json  one JSON object a row
   netswap sim --scenario my.toml --seed 7        a scenario of your own
+  netswap sim --ablate tag,drop                  two protections off in one run
   valgrind --tool=lackey --trace-mem=yes ls 2>&1 | netswap sim --trace - --ram 4MiB")]
 pub(super) struct Args {
     /// Where pages go
     #[arg(long, value_parser = ["nfs", "iscsi", "both"], default_value = "both")]
     backend: String,
-    /// Memory of the host, as 64MiB
+    /// Memory of the host, up to 64GiB; at least what its plan needs (see `netswap plan`) [default: 64MiB]
     #[arg(long)]
     ram: Option<Bytes>,
-    /// Processors
+    /// Processors, 1 to 64 [default: 2]
     #[arg(long)]
     cpus: Option<u32>,
-    /// Tasks that page, for each processor
+    /// Tasks that page, for each processor, 1 to 256 [default: 8]
     #[arg(long)]
     tasks_per_cpu: Option<u32>,
-    /// All mappings together, in multiples of RAM
+    /// All mappings together, in multiples of RAM, above 0, up to 64 [default: 4]
     #[arg(long)]
     overcommit: Option<f64>,
-    /// How often each task reads its mapping after writing it
+    /// How often each task reads its mapping after writing it, 0 to 1000 [default: 3]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Share of the pages that later rounds write again, in percent
+    /// Share of the pages that later rounds write again, in percent, 0 to 100 [default: 0]
     #[arg(long, value_name = "PERCENT")]
     dirty: Option<u32>,
-    /// Untagged traffic, in percent of the link's rate
+    /// Untagged traffic, in percent of the link's rate, 0 (none) to 90 [default: 30]
     #[arg(long, value_name = "PERCENT")]
     flood: Option<u32>,
-    /// Rate of the link, as 1Gbit
+    /// Rate of the link, 1Mbit to 100Gbit [default: 1Gbit]
     #[arg(long, value_name = "RATE")]
     link_rate: Option<BitRate>,
-    /// One-way latency of the link, as 100us
+    /// One-way latency of the link, 0ns to 1s [default: 100us]
     #[arg(long, value_name = "TIME")]
     link_latency: Option<Nanos>,
-    /// Packets lost, as 0.1%
+    /// Packets lost, 0% to 100% [default: 0.1%]
     #[arg(long, value_name = "SHARE")]
     link_loss: Option<Share>,
-    /// Packets delivered twice
+    /// Packets delivered twice, 0% to 100% [default: 0%]
     #[arg(long, value_name = "SHARE")]
     link_duplicate: Option<Share>,
-    /// Packets delivered behind later ones
+    /// Packets delivered behind later ones, 0% to 100% [default: 0.1%]
     #[arg(long, value_name = "SHARE")]
     link_reorder: Option<Share>,
-    /// Packets with one bit flipped
+    /// Packets with one bit flipped, 0% to 100% [default: 0%]
     #[arg(long, value_name = "SHARE")]
     link_corrupt: Option<Share>,
-    /// Protections to switch off, all in one run: reserve, tag, drop, scope; `none` for the protected
-    /// run alone
+    /// Protections to switch off, all in one run: reserve, tag, drop, scope, with commas between them or
+    /// the option repeated; `none`, alone, for the protected run alone [default: a run with all on, then
+    /// one without each; of traces, the run with all on]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     ablate: Vec<String>,
-    /// Makes another run of the same scenario
+    /// Makes another run of the same scenario: any whole number below 2^64 [default: 0]
     #[arg(long)]
     seed: Option<u64>,
-    /// A scenario file; options override it
+    /// A scenario file; options override it, and it overrides the defaults
     #[arg(long, value_name = "FILE.toml")]
     scenario: Option<PathBuf>,
     /// Replay what `valgrind --tool=lackey --trace-mem=yes` printed (plain or zstd, - for standard
@@ -83,33 +87,31 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let scenario = scenario(args)?;
-    let traces_from_stdin = args.trace.iter().filter(|p| p.as_os_str() == "-").count();
     let sets = ablation_sets(args)?;
     let stores: &[Store] = match args.backend.as_str() {
         "nfs" => &[Store::Nfs],
         "iscsi" => &[Store::Iscsi],
         _ => &Store::ALL,
     };
-    if traces_from_stdin > 1 || (traces_from_stdin == 1 && stores.len() * sets.len() > 1) {
-        return Err(Failure::usage(
-            "standard input can be read once only: choose one backend and one set of protections, \
-             or put the trace into a file",
-        ));
-    }
     let areas = if args.trace.is_empty() { 1 } else { 2 };
+    scenario.check_ranges().map_err(Failure::usage)?;
     let plan = host_plan(&scenario, areas);
     scenario.check(&plan).map_err(Failure::usage)?;
+    let is_streamed = check_traces(args, stores.len() * sets.len())?;
     let is_headline = args.trace.is_empty()
         && Scenario { seed: 0, ..scenario.clone() } == Scenario { seed: 0, ..Scenario::default() };
     let queues = world::QueueBounds::of(&scenario, &plan);
     if is_headline {
         queues.check().map_err(Failure::usage)?;
     }
-    if !args.json {
-        print_head(&scenario, &queues, args);
+    let mut head = (!args.json).then(|| text::head(&scenario, &queues, args));
+    // Whether a stream is a trace shows only when it is run: until then nothing is printed.
+    if !is_streamed && let Some(head) = head.take() {
+        out::line(head)?;
     }
 
     let mut rows = Vec::new();
+    let mut lines = Lines::new();
     for store in stores {
         for ablate in &sets {
             let spec = RunSpec {
@@ -119,23 +121,70 @@ pub(super) fn run(args: &Args) -> Outcome {
                 traces: args.trace.clone(),
                 must_be_exercised: is_headline,
             };
-            let bar = progress_bar(&spec);
-            let row = world::run(&spec, &mut |share| {
-                bar.set_position((share * 1000.0) as u64);
-            });
-            bar.finish_and_clear();
-            let row = row.map_err(Failure::usage)?;
+            let row = run_one(&spec, &mut lines)?;
+            if let Some(head) = head.take() {
+                out::line(head)?;
+            }
             if args.json {
-                println!("{}", serde_json::to_string(&row).expect("a row has only plain fields"));
+                let json = serde_json::to_string(&row).expect("a row has only plain fields");
+                out::line(json).map_err(|f| f.after(exit_code(&rows, is_headline)))?;
             }
             rows.push(row);
         }
     }
+    let code = exit_code(&rows, is_headline);
     if !args.json {
-        print_rows(&rows, is_headline);
+        out::print(text::rows(&rows, is_headline)).map_err(|failure| failure.after(code))?;
     }
-    let bad = rows.iter().any(|row| !ended_as_it_should(row, is_headline));
-    Ok(if bad { EXIT_FAILED } else { EXIT_OK })
+    Ok(code)
+}
+
+/// One run, with its progress.
+fn run_one(spec: &RunSpec, lines: &mut Lines) -> Result<Row, Failure> {
+    let name = format!("{}, {}", spec.store.name(), protections(&spec.ablate));
+    let bar = progress::bar(1000, "{msg:32} [{bar:40}] {percent:>3}% {elapsed_precise}");
+    bar.set_message(name.clone());
+    let row = world::run(spec, &mut |share| {
+        bar.set_position((share * 1000.0) as u64);
+        if spec.traces.is_empty() {
+            lines.tell(format_args!("{name}: {:.0} %", share * 100.0));
+        } else {
+            // How long a trace is, nobody knows before its end.
+            lines.tell(format_args!("{name}: replaying"));
+        }
+    });
+    bar.finish_and_clear();
+    row.map_err(Failure::usage)
+}
+
+/// Looks at the traces before anything is printed. Whether one of them is a stream, which can be read
+/// once only.
+fn check_traces(args: &Args, runs: usize) -> Result<bool, Failure> {
+    let is_stdin = |path: &Path| path.as_os_str() == "-";
+    let is_stream = |path: &Path| {
+        // Anything that is no file: a pipe, as the shell's `<(...)` makes one.
+        is_stdin(path) || path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir())
+    };
+    let streams = args.trace.iter().filter(|path| is_stream(path)).count();
+    let stdins = args.trace.iter().filter(|path| is_stdin(path)).count();
+    if stdins > 1 || (streams > 0 && runs > 1) {
+        let what = if stdins > 0 { "standard input" } else { "a pipe" };
+        return Err(Failure::usage(format!(
+            "{what} can be read once only: choose one backend and one set of protections, or put the \
+             trace into a file"
+        )));
+    }
+    for path in args.trace.iter().filter(|path| !is_stream(path)) {
+        // The first access tells whether it is a trace at all.
+        let first = lackey::open(path).and_then(|mut trace| trace.next().transpose());
+        first.map_err(|error| Failure::usage(format!("trace {}: {error}", path.display())))?;
+    }
+    Ok(streams > 0)
+}
+
+fn exit_code(rows: &[Row], is_headline: bool) -> u8 {
+    let fine = rows.iter().all(|row| ended_as_it_should(row, is_headline));
+    if fine { EXIT_OK } else { EXIT_FAILED }
 }
 
 /// A protected run has to complete; of the headline test, every other has to deadlock.
@@ -186,6 +235,11 @@ fn ablation_sets(args: &Args) -> Result<Vec<Vec<Ablation>>, Failure> {
     if args.ablate == ["none"] {
         return Ok(vec![Vec::new()]);
     }
+    if args.ablate.iter().any(|name| name == "none") {
+        return Err(Failure::usage(
+            "--ablate none is the run with all protections on: it goes alone, without other names",
+        ));
+    }
     let mut set = Vec::new();
     for name in &args.ablate {
         let ablation = name.parse().map_err(|mut unknown: UnknownName| {
@@ -200,77 +254,36 @@ fn ablation_sets(args: &Args) -> Result<Vec<Vec<Ablation>>, Failure> {
     Ok(vec![set])
 }
 
-fn progress_bar(spec: &RunSpec) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg:32} [{bar:40}] {percent:>3}% {elapsed_precise}")
-        .expect("the template is a constant")
-        .progress_chars("=> ");
-    let off = match spec.ablate.as_slice() {
-        [] => "all protections on".to_string(),
-        set => set.iter().map(|a| format!("no {}", a.name())).collect::<Vec<_>>().join(", "),
-    };
-    ProgressBar::new(1000).with_style(style).with_message(format!("{}: {off}", spec.store.name()))
-}
+#[cfg(test)]
+mod tests {
+    use clap::Args as _;
+    use netswap::units::number;
 
-fn print_head(scenario: &Scenario, queues: &world::QueueBounds, args: &Args) {
-    let host = &scenario.host;
-    println!(
-        "host: {} RAM, {} CPUs; link {} with {} one way, {} loss; seed {}",
-        host.ram,
-        host.cpus,
-        scenario.link.rate,
-        scenario.link.latency,
-        scenario.link.loss,
-        scenario.seed,
-    );
-    if args.trace.is_empty() {
-        println!(
-            "{} tasks map {} x RAM: each writes its pages once, then reads them {} times",
-            scenario.workers(),
-            host.overcommit,
-            host.rounds,
-        );
-    } else {
-        println!("{} traced programs, a task each", args.trace.len());
-    }
-    if scenario.flood.percent > 0 {
-        println!(
-            "meanwhile {} UDP flows flood the host with {} % of the link, and their readers page too",
-            scenario.flood.flows, scenario.flood.percent,
-        );
-        println!("{queues}");
-    }
-    println!();
-}
+    use super::*;
 
-fn print_rows(rows: &[Row], is_headline: bool) {
-    println!("{}", rows_table(rows));
-    println!("packets the host dropped, by reason:\n{}", drops_table(rows));
-    for row in rows {
-        let name = format!("{}, {}", row.backend.name(), row.protections());
-        if let Some(explanation) = &row.explanation {
-            println!("{name}:\n{explanation}");
+    #[test]
+    fn the_help_names_the_defaults_as_they_are() {
+        let command = Args::augment_args(clap::Command::new("sim"));
+        let Scenario { seed, host, link, flood, .. } = Scenario::default();
+        for (option, default) in [
+            ("ram", host.ram.to_string()),
+            ("cpus", host.cpus.to_string()),
+            ("tasks_per_cpu", host.tasks_per_cpu.to_string()),
+            ("overcommit", number(host.overcommit)),
+            ("rounds", host.rounds.to_string()),
+            ("dirty", host.dirty_percent.to_string()),
+            ("flood", flood.percent.to_string()),
+            ("link_rate", link.rate.to_string()),
+            ("link_latency", link.latency.to_string()),
+            ("link_loss", link.loss.to_string()),
+            ("link_duplicate", link.duplicate.to_string()),
+            ("link_reorder", link.reorder.to_string()),
+            ("link_corrupt", link.corrupt.to_string()),
+            ("seed", seed.to_string()),
+        ] {
+            let arg = command.get_arguments().find(|arg| arg.get_id() == option).expect(option);
+            let help = arg.get_help().expect(option).to_string();
+            assert!(help.ends_with(&format!("[default: {default}]")), "{option}: {help}");
         }
-        if let Some(reason) = &row.reason
-            && row.outcome != RowOutcome::Deadlock
-        {
-            println!("{name}: {reason}\n");
-        }
-        if row.malformed_lines > 0 {
-            println!("{name}: {} malformed lines were skipped; the first:", row.malformed_lines);
-            println!("  {}\n", row.malformed_first.join("\n  "));
-        }
-        let missing = row.exercise.missing();
-        if row.ablate.is_empty() && !is_headline && !missing.is_empty() {
-            println!("{name}: note: not fully exercised: {}\n", missing.join("; "));
-        }
-    }
-    if is_headline && rows.iter().all(|row| ended_as_it_should(row, true)) {
-        println!(
-            "With all protections on the host never stops, and every page is what was written.\n\
-             Without any one of them the same load ends in the cycle printed above."
-        );
     }
 }
