@@ -257,6 +257,15 @@ fn the_sizing_answer_is_printed_before_anything_is_swapped() {
 }
 
 #[test]
+fn the_tuning_guide_shows_the_plan_as_it_is_and_names_every_reason() {
+    let guide = include_str!("../docs/tuning.md");
+    assert!(guide.contains(stdout(&netswap(&["plan"])).trim_end()), "its plan is stale");
+    for reason in netswap::net::DropReason::ALL {
+        assert!(guide.contains(&format!("| `{}` |", reason.name())), "{}", reason.name());
+    }
+}
+
+#[test]
 fn a_short_campaign_counts_its_seeds_and_its_faults() {
     let output = netswap(&["stress", "--seeds", "0..3", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));

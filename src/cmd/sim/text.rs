@@ -79,7 +79,7 @@ fn bounds_follow(queues: &QueueBounds) -> &'static str {
     if queues.holds() {
         ""
     } else if queues.queues <= queues.atomic_headroom + queues.receive_reserve {
-        "the queues are full before memory is: with a protection off this host may survive, and proves nothing\n"
+        "the queues are full before memory is: this host may survive with a protection off, which proves nothing\n"
     } else {
         "the queues can hold more than there is: even with all protections on this host may have no memory to \
          page with\n"
