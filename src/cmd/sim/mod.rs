@@ -145,6 +145,9 @@ fn run_one(spec: &RunSpec, lines: &mut Lines) -> Result<Row, Failure> {
     let bar = progress::bar(1000, "{msg:32} [{bar:40}] {percent:>3}% {elapsed_precise}");
     bar.set_message(name.clone());
     let row = world::run(spec, &mut |share| {
+        // The flood's readers are in the share too, without having a part in the whole: near the end it
+        // can go beyond it.
+        let share = share.min(0.99);
         bar.set_position((share * 1000.0) as u64);
         if spec.traces.is_empty() {
             lines.tell(format_args!("{name}: {:.0} %", share * 100.0));
