@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use netswap_reserve::{Frame, Span, Time};
+use netswap_reserve::{Frame, Span, Time, ZeroedBytes};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -273,7 +273,7 @@ struct Slotted {
 struct Wire {
     rng: Xoshiro256PlusPlus,
     slot_bytes: usize,
-    bytes: Box<[u8]>,
+    bytes: ZeroedBytes,
     free: Vec<u16>,
     /// Frames of the third host waiting for the wire, by the time they were handed in.
     queue: VecDeque<Slotted>,
@@ -421,7 +421,8 @@ impl Wire {
         Wire {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             slot_bytes,
-            bytes: vec![0; slots * slot_bytes].into_boxed_slice(),
+            bytes: ZeroedBytes::new(slots * slot_bytes)
+                .expect("a link's buffers are at most 65,535 frames"),
             free: (0..slots as u16).rev().collect(),
             queue: VecDeque::with_capacity(config.queue_frames.min(slots)),
             flying: VecDeque::with_capacity(slots),

@@ -104,6 +104,20 @@ impl StackConfig {
             seed: 1,
         }
     }
+
+    /// The same for a link where an answer takes `round_trip`: the first retransmission timeout is four
+    /// of them at least, as long as smoltcp's own (1 s) allows, and 20 ms at least. A timeout shorter
+    /// than the link has everything sent several times, and the link is never caught up with.
+    pub fn round_trip(self, round_trip: Span) -> StackConfig {
+        let fits = Span::from_secs(1).as_nanos() / (round_trip * 4).as_nanos().max(1);
+        let most = u64::from(self.timer_scale);
+        StackConfig {
+            timer_scale: fits.clamp(1, most) as u32,
+            connect_timeout: self.connect_timeout.max(round_trip * 16),
+            keep_alive: self.keep_alive.max(round_trip * 64),
+            ..self
+        }
+    }
 }
 
 /// The nodes of the reserve tree that networking is charged to.

@@ -17,6 +17,7 @@ use std::net::Ipv4Addr;
 use netswap_reserve::{Span, Time};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::time::Duration;
 use smoltcp::wire::IpAddress;
 
 use crate::session::Disconnect;
@@ -78,8 +79,15 @@ pub(crate) struct Stream<'b> {
     pub(crate) timed_out: bool,
     /// No challenge is sent before this.
     pub(crate) challenge_at: Time,
+    /// How often an idle peer is asked for a sign of life, in smoltcp's time.
+    keep_alive: Option<Duration>,
+    watched: bool,
     last_state: State,
 }
+
+/// How soon a peer is asked for a sign of life while data is in flight and no timer runs for it, in
+/// smoltcp's time: a little longer than a peer's gap between challenges.
+const NUDGE: Duration = Duration::from_millis(1_100);
 
 impl<'b> Stream<'b> {
     pub(crate) fn new(rx: &'b mut [u8], tx: &'b mut [u8], tagged: bool, ack_delay: Span) -> Self {
@@ -87,7 +95,7 @@ impl<'b> Stream<'b> {
         // Nagle waits for an answer before it sends a short segment: with one page in flight that
         // halves the rate.
         socket.set_nagle_enabled(false);
-        let delay = smoltcp::time::Duration::from_micros(ack_delay.as_nanos() / 1000);
+        let delay = Duration::from_micros(ack_delay.as_nanos() / 1000);
         socket.set_ack_delay((ack_delay > Span::ZERO).then_some(delay));
         let mut set = SocketSet::new(Vec::with_capacity(1));
         let handle = set.add(socket);
@@ -108,6 +116,8 @@ impl<'b> Stream<'b> {
             forgotten: None,
             timed_out: false,
             challenge_at: Time::ZERO,
+            keep_alive: None,
+            watched: false,
             last_state: State::Closed,
         }
     }
@@ -118,6 +128,32 @@ impl<'b> Stream<'b> {
 
     pub(crate) fn socket_mut(&mut self) -> &mut Socket<'b> {
         self.set.get_mut(self.handle)
+    }
+
+    /// Asks an idle peer for a sign of life three times within `timeout` (in smoltcp's time), and gives
+    /// it up after that.
+    pub(crate) fn set_keep_alive(&mut self, timeout: Duration) {
+        self.keep_alive = Some(timeout / 3);
+        let keep_alive = self.keep_alive;
+        self.socket_mut().set_keep_alive(keep_alive);
+        self.socket_mut().set_timeout(Some(timeout));
+    }
+
+    /// Sees to it that data in flight gets going again if smoltcp has lost its retransmission timer.
+    /// To be called whenever there may be something to send.
+    ///
+    /// smoltcp loses it when a closed window opens again; and its fast retransmit may send more than the
+    /// window allows, after which the peer takes none of our acknowledgements, as they lie beyond its
+    /// window. Both ends may then wait for ever. Keep-alives, which smoltcp sends only while no other
+    /// timer runs, draw acknowledgements from the peer, and three of these make a fast retransmit,
+    /// which begins where the peer takes it.
+    pub(crate) fn watch(&mut self) {
+        let in_flight = self.socket().send_queue() > 0;
+        if in_flight != self.watched {
+            self.watched = in_flight;
+            let keep_alive = if in_flight { Some(NUDGE) } else { self.keep_alive };
+            self.socket_mut().set_keep_alive(keep_alive);
+        }
     }
 
     /// Whether the socket's state is another than at the last call.

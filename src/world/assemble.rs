@@ -133,7 +133,11 @@ fn subseed(seed: u64, use_: u64) -> u64 {
 
 fn link_config(scenario: &Scenario) -> LinkConfig {
     let link = &scenario.link;
+    // What fits the wire at a mean of 512 bytes a frame, in one direction, and as much again.
+    let in_flight = link.rate.0 / 8 / 512 * round_trip(scenario).as_nanos() / 1_000_000_000;
+    let default = LinkConfig::default();
     LinkConfig {
+        slots: default.slots.max(in_flight as usize),
         rate_bps: link.rate.0,
         latency: link.latency.span(),
         jitter: link.jitter.span(),
@@ -143,8 +147,14 @@ fn link_config(scenario: &Scenario) -> LinkConfig {
         reorder_by: link.reorder_by.span(),
         corrupt_ppm: link.corrupt.0 as u32,
         mtu: MTU,
-        ..LinkConfig::default()
+        ..default
     }
+}
+
+/// How long an answer takes at most on the scenario's link, when nothing is lost and nobody waits.
+fn round_trip(scenario: &Scenario) -> Span {
+    let link = &scenario.link;
+    (link.latency.span() + link.jitter.span() + link.reorder_by.span()) * 2
 }
 
 /// Pages that have to be stored somewhere, and a quarter more: clusters need room to stay together.
@@ -207,7 +217,8 @@ fn server(spec: &RunSpec, pool: &PagePool, disk: MemDisk) -> StoreServer {
 
 fn client(spec: &RunSpec, area: usize, port: u16) -> StoreClient {
     let remote = SocketAddr::V4(SocketAddrV4::new(FAR, port));
-    let timeout = Span::from_secs(5);
+    // A full queue of writes takes several windows, and each window a round trip.
+    let timeout = Span::from_secs(5) + round_trip(&spec.scenario) * 64;
     match spec.store {
         Store::Nfs => {
             let path = [SWAP_FILE, TEXT_FILE][area];
@@ -242,7 +253,7 @@ fn host_stack<'b>(spec: &RunSpec, pool: &PagePool, plan: &InstalledPlan) -> Stac
         udp_socket_bytes_max: scenario.flood.socket_bytes_max.0 as usize,
         udp_host_frames_max: scenario.host_queue_frames_max() as usize,
         seed: subseed(scenario.seed, 1),
-        ..StackConfig::new(HOST_MAC, HOST)
+        ..StackConfig::new(HOST_MAC, HOST).round_trip(round_trip(scenario))
     };
     let nic = SimNic::new(HOST_MAC, MTU, scenario.host.rx_ring as usize, TX_QUEUE);
     let reserves = NetReserves {
@@ -261,8 +272,10 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     let now = Time::ZERO;
 
     let mut host = host_stack(spec, pool, plan);
-    let far_config =
-        StackConfig { seed: subseed(scenario.seed, 2), ..StackConfig::new(FAR_MAC, FAR) };
+    let far_config = StackConfig {
+        seed: subseed(scenario.seed, 2),
+        ..StackConfig::new(FAR_MAC, FAR).round_trip(round_trip(scenario))
+    };
     let far_nic = SimNic::new(FAR_MAC, MTU, 256, TX_QUEUE);
     let mut far_stack = Stack::new(far_config, far_nic, far_pool.clone(), None);
 

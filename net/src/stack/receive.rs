@@ -8,9 +8,11 @@ use netswap_reserve::{EmergencyScope, Frame, Gfp, Span, Time};
 use super::{Stack, StreamId};
 use crate::device::{Device, MacAddr};
 use crate::filter::{Class, touch};
-use crate::headers::{ArpPacket, EthHeader, Ipv4Header, UDP_LEN, be16, transport_checksum_ok};
+use crate::headers::{
+    ArpPacket, EthHeader, IPV4_LEN, Ipv4Header, TCP_LEN, UDP_LEN, be16, transport_checksum_ok,
+};
 use crate::packet::PacketBuf;
-use crate::phy::Phy;
+use crate::phy::{Phy, SEGMENT_HEAD};
 use crate::stats::DropReason;
 use crate::table::Entry;
 use crate::udp::Datagram;
@@ -200,9 +202,9 @@ impl<'b, D: Device> Stack<'b, D> {
                 if entry.is_none() {
                     self.link.stats.count(DropReason::NoSocket);
                 }
-                self.handle_smoltcp(now, &packet, entry);
+                self.handle_smoltcp(now, packet, entry);
             }
-            _ => self.handle_smoltcp(now, &packet, None),
+            _ => self.handle_smoltcp(now, packet, None),
         }
     }
 
@@ -224,7 +226,7 @@ impl<'b, D: Device> Stack<'b, D> {
     }
 
     /// Hands a packet to the stream it belongs to, or to nobody, who answers with a reset or an echo.
-    fn handle_smoltcp(&mut self, now: Time, packet: &PacketBuf, entry: Option<Entry>) {
+    fn handle_smoltcp(&mut self, now: Time, mut packet: PacketBuf, entry: Option<Entry>) {
         let at = self.scaled(now);
         let stream = entry.map(|entry| entry.index);
         let tagged = entry.is_some_and(|entry| entry.tagged);
@@ -240,6 +242,14 @@ impl<'b, D: Device> Stack<'b, D> {
                     self.link.send_challenge(now, StreamId(index), tagged);
                 }
                 return;
+            }
+        }
+        if let Some(index) = stream {
+            let capacity = self.streams[usize::from(index)].socket().recv_capacity();
+            if let Some((head, bytes)) =
+                self.link.last_sent.get(usize::from(index)).zip(packet.data_mut())
+            {
+                pull_into_window(bytes, head, capacity);
             }
         }
         let set = match stream {
@@ -266,4 +276,31 @@ impl<'b, D: Device> Stack<'b, D> {
 fn opens(packet: &[u8]) -> bool {
     let header = usize::from(packet.first().copied().unwrap_or(0) & 0x0f) * 4;
     packet.get(header + 13).is_some_and(|flags| flags & 0x16 == 0x02)
+}
+
+/// Makes a pure acknowledgement acceptable that lies beyond the window which the last segment sent,
+/// `sent`, announced for a receive buffer of `capacity` bytes.
+///
+/// A sender whose data went beyond our window (see [`Stream::watch`](crate::stream::Stream::watch))
+/// acknowledges from there. RFC 9293 section 3.10.7.4 makes a special allowance for valid
+/// acknowledgements then, as both ends wait for ever without; smoltcp drops them. The packet's checksum
+/// was verified before, and is not looked at again.
+fn pull_into_window(packet: &mut [u8], sent: &[u8; SEGMENT_HEAD], capacity: usize) {
+    let header = usize::from(packet.first().copied().unwrap_or(0) & 0x0f) * 4;
+    let Some(tcp) = packet.get(header..header + TCP_LEN) else { return };
+    let is_pure = tcp[13] & 0x17 == 0x10
+        && packet.len() == header + usize::from(tcp[12] >> 4) * 4
+        && sent[0] != 0;
+    if !is_pure {
+        return;
+    }
+    let word = |b: &[u8], at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+    let expected = word(sent, IPV4_LEN + 8);
+    let shift = (usize::BITS - capacity.leading_zeros()).saturating_sub(16);
+    let window = u32::from(u16::from_be_bytes([sent[34], sent[35]])) << shift;
+    let ahead = word(tcp, 4).wrapping_sub(expected);
+    // What lies behind is old and looks very far ahead.
+    if ahead > window && ahead < 1 << 31 {
+        packet[header + 4..header + 8].copy_from_slice(&expected.to_be_bytes());
+    }
 }

@@ -43,6 +43,7 @@ impl<'b, D: Device> Stack<'b, D> {
         let stream = &mut self.streams[usize::from(index)];
         let before = stream.poll_at;
         stream.dirty = false;
+        stream.watch();
         let mut tried = false;
         let next = loop {
             let stream = &mut self.streams[usize::from(index)];

@@ -17,8 +17,7 @@ impl<'b, D: Device> Stack<'b, D> {
         let timeout = Duration::from_micros(timeout.as_nanos() / 1000);
         let stream = &mut self.streams[id.index()];
         stream.listen = Some(port);
-        stream.socket_mut().set_keep_alive(Some(timeout / 3));
-        stream.socket_mut().set_timeout(Some(timeout));
+        stream.set_keep_alive(timeout);
         if !stream.socket().is_open() {
             let _ = stream.socket_mut().listen(port);
             stream.phase = Phase::Listening;
