@@ -153,3 +153,27 @@ fn a_lost_window_update_costs_a_probe_not_the_connection() {
     assert!(world.run(start + Span::from_secs(3)), "{}", world.client.received);
     assert_ne!(world.now, Time::ZERO);
 }
+
+/// Both windows are full, as an echo that cannot send does not read; what is lost is resent by fast
+/// retransmits, which may overrun the peer's window.
+#[test]
+fn two_full_windows_and_loss_do_not_stop_a_connection() {
+    for seed in 0..12 {
+        let mut memory = Memory::new(512);
+        let mut setup = Setup::new(seed);
+        setup.link.loss_ppm = 5_000;
+        setup.link.reorder_ppm = 5_000;
+        let mut world = World::new(&mut memory, setup, 4 << 20);
+        let (mut received, mut moved) = (0, Time::ZERO);
+        while !world.client.done() {
+            let until = world.now + Span::from_millis(1);
+            world.run(until);
+            if world.client.received > received {
+                (received, moved) = (world.client.received, world.now);
+            }
+            let silence = world.now.since(moved);
+            assert!(silence < Span::from_secs(2), "seed {seed}: silent at {received}");
+        }
+        assert_eq!((world.client.connects, world.client.wrong), (1, 0));
+    }
+}

@@ -304,3 +304,39 @@ fn pull_into_window(packet: &mut [u8], sent: &[u8; SEGMENT_HEAD], capacity: usiz
         packet[header + 4..header + 8].copy_from_slice(&expected.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A segment of `data` bytes with `flags` and sequence number `seq`; the window field is 216.
+    fn segment(seq: u32, flags: u8, data: usize) -> Vec<u8> {
+        let mut packet = vec![0; SEGMENT_HEAD + data];
+        packet[0] = 0x45;
+        packet[IPV4_LEN + 4..IPV4_LEN + 8].copy_from_slice(&seq.to_be_bytes());
+        packet[IPV4_LEN + 8..IPV4_LEN + 12].copy_from_slice(&1_000u32.to_be_bytes());
+        packet[IPV4_LEN + 12] = 0x50;
+        packet[IPV4_LEN + 13] = flags;
+        packet[IPV4_LEN + 14..IPV4_LEN + 16].copy_from_slice(&216u16.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn only_pure_acknowledgements_from_beyond_the_window_are_pulled_in() {
+        // What we sent last acknowledged 1000 and announced 216 << 1 bytes.
+        let sent = segment(7, 0x10, 0);
+        let pulled = |mut packet: Vec<u8>| {
+            let before = packet.clone();
+            pull_into_window(&mut packet, sent.first_chunk().unwrap(), 65_536);
+            packet != before
+        };
+        assert!(pulled(segment(1_433, 0x10, 0)));
+        assert!(pulled(segment(2_000, 0x18, 0)));
+        assert!(!pulled(segment(1_432, 0x10, 0)), "still in the window");
+        assert!(!pulled(segment(999, 0x10, 0)), "old");
+        assert!(!pulled(segment(2_000, 0x10, 1)), "data");
+        assert!(!pulled(segment(2_000, 0x14, 0)), "a reset");
+        assert!(!pulled(segment(2_000, 0x11, 0)), "an end");
+        assert!(!pulled(vec![0x4f; 30]) && !pulled(Vec::new()), "cut short");
+    }
+}
