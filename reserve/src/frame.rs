@@ -6,13 +6,13 @@
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
 
 use crate::PAGE_SIZE;
 use crate::magazine;
 use crate::pool::{Inner, PagePool};
 use crate::region::Meta;
 use crate::reserves::ReserveId;
+use crate::sync::atomic::Ordering;
 
 /// Names a frame of a pool: its index in the region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,13 +131,27 @@ impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
         let may_keep = self.pool().magazine > 0 && self.meta().charge.load(Ordering::Relaxed) == 0;
-        if may_keep {
-            // SAFETY: the handle owns the frame and ends here; it is not charged.
-            unsafe { magazine::put(self.pool, self.id.0) }
-        } else {
-            // SAFETY: the handle owns the frame and ends here.
-            unsafe { Inner::free_shared(self.pool, self.id.0) }
+        // SAFETY: the handle owns the frame, which is not charged, and ends here.
+        if !(may_keep && unsafe { magazine::keep(self.pool, self.id.0) }) {
+            // SAFETY: the handle owns the frame, which was not kept, and ends here.
+            unsafe { free(self.pool, self.id.0, may_keep) }
         }
+    }
+}
+
+/// Out of line, so that the way into the magazine stays short.
+///
+/// # Safety
+/// The caller owns the frame `index` of `pool` and gives it up; `may_keep` says that the pool has magazines
+/// and the frame is not charged.
+#[inline(never)]
+unsafe fn free(pool: NonNull<Inner>, index: u32, may_keep: bool) {
+    if may_keep {
+        // SAFETY: as this function demands.
+        unsafe { magazine::put_back(pool, index) }
+    } else {
+        // SAFETY: as this function demands.
+        unsafe { Inner::free_shared(pool, index) }
     }
 }
 
@@ -228,7 +242,9 @@ impl Drop for PageRef {
             if self.frame.meta().refs.fetch_sub(1, Ordering::Release) != 1 {
                 return;
             }
-            fence(Ordering::Acquire);
+            // What others did with the page happened before. A load, as the thread sanitizer knows no
+            // fences.
+            self.frame.meta().refs.load(Ordering::Acquire);
         }
         // SAFETY: `self` is being dropped and this was the last reference.
         unsafe { ManuallyDrop::drop(&mut self.frame) }

@@ -18,20 +18,24 @@
 //!   charge that succeeds finds a frame (with the reserve ablated, floor counts as 0 and this is void).
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::frame::FrameId;
 use crate::gfp::Gfp;
-use crate::lock::SpinLock;
-use crate::pool::{AllocError, PoolConfig, PoolError, Watermarks};
-use crate::region::{MARKED, PARKED, Region};
+use crate::lock::{Guard, SpinLock};
+use crate::magazine;
+use crate::pool::{AllocError, PoolConfig, PoolError};
+use crate::reclaim::Reclaimers;
+use crate::region::{PARKED, Region};
 use crate::reserves::{ReserveId, Tree};
-
-/// The end of the free list.
-const NIL: u32 = u32::MAX;
+pub(crate) use crate::state::Caller;
+use crate::state::{NIL, State, stock_is_ours, watermarks};
+use crate::stats::Counters;
+use crate::stock::{Door, STOCK_MAX, Section, Stock};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use crate::wait::{WaitQueue, Woken};
 
 /// What a thread may hold back at most; see [`PoolConfig::magazine`].
-pub(crate) const MAGAZINE_MAX: usize = 64;
+pub(crate) const MAGAZINE_MAX: usize = STOCK_MAX;
 
 /// What all threads read and few write comes first, on lines of its own; the lock and what it guards
 /// follow.
@@ -45,42 +49,24 @@ pub(crate) struct Inner {
     pub(crate) region: Region,
     pub(crate) config: PoolConfig,
     pub(crate) handles: AtomicUsize,
-    /// Free memory is above low and the pool is open: magazines may be used. Written under the lock.
-    pub(crate) plenty: AtomicBool,
+    /// Open while free memory is above low and nobody drains: magazines may be used. Written under the
+    /// lock.
+    pub(crate) door: Door,
     /// The last handle is gone. Written once, under the lock.
     pub(crate) closed: AtomicBool,
     pub(crate) pressure: AtomicBool,
+    pub(crate) reclaimers: Reclaimers,
+    pub(crate) counters: Counters,
     pub(crate) state: Padded<SpinLock<State>>,
 }
 
-pub(crate) struct State {
-    head: u32,
-    /// Frames from here on were never used. They are contiguous, which runs set aside at start want.
-    fresh: u32,
-    pub(crate) free: u32,
-    pub(crate) lowest_free: u32,
-    /// Frames that are out and charged.
-    charged: u32,
-    pub(crate) frees: u64,
-    /// Live `Charge` objects, which hold no frame.
-    pub(crate) charges: u64,
-    pub(crate) closed: bool,
-    plenty: bool,
-    pub(crate) marks: Watermarks,
-    pub(crate) tree: Tree,
-}
-
-/// Who asks, apart from the flags of the call.
-#[derive(Clone, Copy)]
-pub(crate) struct Caller {
-    /// The reserve it may use.
-    pub(crate) entitled: Option<ReserveId>,
-    /// Whether that comes from the ambient scope.
-    pub(crate) by_scope: bool,
-}
+/// Pools freed so far, for the models.
+#[cfg(loom)]
+pub(crate) static DESTROYED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 impl Inner {
     pub(crate) fn new(config: PoolConfig) -> Result<Inner, PoolError> {
+        use std::sync::atomic::AtomicU32;
         static NEXT: AtomicU32 = AtomicU32::new(1);
         if config.frames == 0 {
             return Err(PoolError::NoFrames);
@@ -98,9 +84,11 @@ impl Inner {
             magazine: config.magazine.min(MAGAZINE_MAX as u32),
             region,
             handles: AtomicUsize::new(1),
-            plenty: AtomicBool::new(plenty),
+            door: Door::new(plenty),
             closed: AtomicBool::new(false),
             pressure: AtomicBool::new(false),
+            reclaimers: Reclaimers::new(),
+            counters: Counters::default(),
             state: Padded(SpinLock::new(State {
                 head: NIL,
                 fresh: 0,
@@ -110,7 +98,12 @@ impl Inner {
                 frees: 0,
                 charges: 0,
                 closed: false,
+                closing: false,
+                open_above: marks.low,
                 plenty,
+                draining: false,
+                drained: !plenty,
+                waits: WaitQueue::new(),
                 marks,
                 tree: Tree::new(),
             })),
@@ -119,44 +112,98 @@ impl Inner {
     }
 
     #[inline]
-    pub(crate) fn lock(&self) -> crate::lock::Guard<'_, State> {
+    pub(crate) fn lock(&self) -> Guard<'_, State> {
         self.state.0.lock()
     }
 
-    /// Takes one frame off the shared list, and up to `extra` more for the caller's magazine, which go
-    /// to `stock`: only while memory is above low, so that no thread hoards what is short.
+    /// Takes one frame off the shared list.
     #[inline]
-    pub(crate) fn take(
+    pub(crate) fn take(&self, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        match self.take_now(state, gfp, caller) {
+            Ok((index, charge)) => {
+                let short = self.note_plenty(state);
+                drop(guard);
+                if short || charge != 0 {
+                    self.note_short(charge);
+                }
+                Ok(index)
+            }
+            Err(error) => {
+                drop(guard);
+                self.note_refusal();
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Inner::take`], in a section of the caller's own stock: that gets a few frames more while memory
+    /// is above low, and is emptied while it is not, so that no thread hoards what is short.
+    #[cold]
+    pub(crate) fn take_and_stock(
         &self,
         gfp: Gfp,
         caller: Caller,
-        extra: u32,
-        mut stock: impl FnMut(u32),
+        stock: &Section<'_>,
     ) -> Result<u32, AllocError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        let charge = match self.admit(state, gfp, caller) {
-            Ok(charge) => charge,
-            Err(error) => {
-                drop(guard);
-                self.note_pressure();
-                return Err(error);
+        let mut woken = Woken::none();
+        if !state.plenty && stock_is_ours(state) {
+            self.put_stock(state, stock, 0);
+            woken = self.serve(state);
+        }
+        let taken = self.take_now(state, gfp, caller);
+        if taken.is_ok() && state.plenty {
+            let room = (self.magazine / 2).saturating_sub(stock.len());
+            for _ in 0..room.min(state.free.saturating_sub(state.marks.low)) {
+                stock.push(state.pop(&self.region));
             }
-        };
+            state.lowest_free = state.lowest_free.min(state.free);
+        }
+        let short = self.note_plenty(state);
+        drop(guard);
+        woken.wake();
+        match taken {
+            Ok((_, charge)) if short || charge != 0 => self.note_short(charge),
+            Ok(_) => {}
+            Err(_) => self.note_refusal(),
+        }
+        taken.map(|(index, _)| index)
+    }
+
+    /// Memory became short, or a reserve was charged.
+    #[cold]
+    fn note_short(&self, charge: u16) {
+        if charge != 0 {
+            self.note_pressure();
+        }
+        self.reclaimers.wake();
+    }
+
+    #[cold]
+    fn note_refusal(&self) {
+        self.note_pressure();
+        self.reclaimers.wake();
+    }
+
+    /// Takes one frame if the caller may have it, with what it was charged to.
+    #[inline]
+    pub(crate) fn take_now(
+        &self,
+        state: &mut State,
+        gfp: Gfp,
+        caller: Caller,
+    ) -> Result<(u32, u16), AllocError> {
+        let charge = self.admit(state, gfp, caller)?;
         let index = state.pop(&self.region);
         if charge != 0 {
             self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
             state.charged += 1;
-            self.note_pressure();
-        } else if extra > 0 {
-            for _ in 0..extra.min(state.free.saturating_sub(state.marks.low)) {
-                stock(state.pop(&self.region));
-            }
         }
         state.lowest_free = state.lowest_free.min(state.free);
-        self.note_plenty(state);
-        drop(guard);
-        Ok(index)
+        Ok((index, charge))
     }
 
     /// As [`Inner::take`] for `n` frames at one turn of the lock, each admitted by itself. Stops at the
@@ -179,18 +226,13 @@ impl Inner {
                 self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
                 out(index);
             }
+            state.lowest_free = state.lowest_free.min(state.free);
             dipped = true;
         }
         for _ in together.map_or(0, |(_, k)| k as usize)..n {
-            match self.admit(state, gfp, caller) {
-                Ok(charge) => {
-                    let index = state.pop(&self.region);
-                    if charge != 0 {
-                        let meta = &self.region.meta[index as usize];
-                        meta.charge.store(charge, Ordering::Relaxed);
-                        state.charged += 1;
-                        dipped = true;
-                    }
+            match self.take_now(state, gfp, caller) {
+                Ok((index, charge)) => {
+                    dipped |= charge != 0;
                     out(index);
                 }
                 Err(error) => {
@@ -199,11 +241,13 @@ impl Inner {
                 }
             }
         }
-        state.lowest_free = state.lowest_free.min(state.free);
-        self.note_plenty(state);
+        let short = self.note_plenty(state);
         drop(guard);
         if dipped || result.is_err() {
             self.note_pressure();
+        }
+        if dipped || result.is_err() || short {
+            self.reclaimers.wake();
         }
         result
     }
@@ -259,6 +303,62 @@ impl Inner {
         }
     }
 
+    /// Whether the caller could take a frame now: what `admit` would say, without doing or counting.
+    fn admissible(&self, state: &State, gfp: Gfp, caller: Caller) -> bool {
+        if state.free > state.watermark(gfp) {
+            return true;
+        }
+        let reserve = match caller.entitled.filter(|_| !gfp.contains(Gfp::NOMEMALLOC)) {
+            Some(reserve) if state.free > 0 => reserve,
+            _ => return false,
+        };
+        if self.config.reserve {
+            state.tree.has_room(reserve.node(self.id), 1)
+        } else {
+            caller.by_scope
+        }
+    }
+
+    /// Frames that have to come free for all who wait to be served.
+    pub(crate) fn wanted(&self) -> u32 {
+        let state = self.lock();
+        (state.marks.min + state.waits.len()).saturating_sub(state.free).max(1)
+    }
+
+    /// Hands frames to whoever waits and can be served now, in order. Everything that frees a frame,
+    /// releases a charge or changes a limit calls this before it gives the lock back, and wakes afterwards:
+    /// so nobody comes in between, and nobody who waits could be served while the lock is free.
+    #[inline]
+    pub(crate) fn serve(&self, state: &mut State) -> Woken {
+        if state.waits.is_empty() { Woken::none() } else { self.serve_some(state) }
+    }
+
+    #[cold]
+    fn serve_some(&self, state: &mut State) -> Woken {
+        let mut woken = Woken::none();
+        let mut next = state.waits.first();
+        while let Some(waiter) = next {
+            let (gfp, caller) = (waiter.gfp, waiter.caller);
+            next = waiter.next();
+            if self.admissible(state, gfp, caller) {
+                let taken = self.take_now(state, gfp, caller);
+                let (index, charge) = taken.expect("an admissible caller is admitted");
+                if charge != 0 {
+                    self.note_pressure();
+                }
+                state.waits.grant(waiter, index, &mut woken);
+                self.counters.handed_over.add(1);
+            } else if caller.entitled.is_none() {
+                // Those behind it want no less. An entitled one may be of another reserve.
+                break;
+            }
+        }
+        if !state.is_half_used() {
+            state.waits.end_throttle(&mut woken);
+        }
+        woken
+    }
+
     /// Whether the ordinary allocation that `gfp` describes would succeed now; then the charge of the
     /// frame is released, and the frame counts as the one that the allocation would have taken.
     pub(crate) fn exchange(&self, index: u32, gfp: Gfp) -> bool {
@@ -273,6 +373,10 @@ impl Inner {
             return false;
         }
         self.release(state, index);
+        let woken = self.serve(state);
+        self.note_plenty(state);
+        drop(guard);
+        woken.wake();
         true
     }
 
@@ -281,20 +385,80 @@ impl Inner {
         self.pressure.store(true, Ordering::Relaxed);
     }
 
-    /// Tells the readers of `plenty` when it changes; the line stays shared as long as it does not.
+    /// Opens or closes the door when free memory crosses low; its line stays shared as long as it does
+    /// not. Returns whether memory just became short.
     #[inline]
-    pub(crate) fn note_plenty(&self, state: &mut State) {
-        let plenty = state.free > state.marks.low && !state.closed;
-        if plenty != state.plenty {
-            state.plenty = plenty;
-            self.plenty.store(plenty, Ordering::Relaxed);
+    pub(crate) fn note_plenty(&self, state: &mut State) -> bool {
+        let plenty = state.free > state.open_above;
+        if plenty == state.plenty {
+            return false;
+        }
+        state.plenty = plenty;
+        state.drained &= !plenty;
+        self.door.set(plenty);
+        !plenty
+    }
+
+    /// Follows a change of what opens the door.
+    fn note_door(&self, state: &mut State) {
+        let shut = state.closed || state.draining;
+        state.open_above = if shut { u32::MAX } else { state.marks.low };
+        self.note_plenty(state);
+    }
+
+    /// Closes the door for a drainer, if there may be something to drain.
+    pub(crate) fn start_drain(&self) -> bool {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.drained {
+            return false;
+        }
+        debug_assert!(!state.draining, "a drainer holds the lock of the registry");
+        state.draining = true;
+        self.note_door(state);
+        true
+    }
+
+    /// Puts what is in a stock on the list, for the drainer.
+    pub(crate) fn put_drained(&self, stock: &Stock) -> u32 {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let before = state.frees;
+        for index in stock.empty() {
+            state.push(&self.region, index);
+            state.frees += 1;
+        }
+        let frames = (state.frees - before) as u32;
+        let woken = self.serve(state);
+        drop(guard);
+        woken.wake();
+        frames
+    }
+
+    /// The end of a drain: the door may open again.
+    pub(crate) fn end_drain(&self, frames: u32) {
+        self.counters.drains.add(1);
+        self.counters.drained_frames.add(frames.into());
+        let mut guard = self.lock();
+        guard.draining = false;
+        guard.drained = true;
+        self.note_door(&mut guard);
+    }
+
+    /// Puts the frames of the caller's own stock on the list, all but `keep`.
+    fn put_stock(&self, state: &mut State, stock: &Section<'_>, keep: u32) {
+        while stock.len() > keep
+            && let Some(index) = stock.pop()
+        {
+            state.push(&self.region, index);
+            state.frees += 1;
         }
     }
 
     /// Follows a floor that moved.
     pub(crate) fn note_floor(&self, state: &mut State) {
         state.marks = watermarks(&self.config, state.tree.floor());
-        self.note_plenty(state);
+        self.note_door(state);
     }
 
     pub(crate) fn charged_to(&self, id: FrameId) -> Option<ReserveId> {
@@ -325,8 +489,51 @@ impl Inner {
             length += 1;
         }
         self.release_run(state, run, length);
+        if !state.waits.is_empty() {
+            self.settle(guard);
+            return false;
+        }
         self.note_plenty(state);
         state.all_back(self.config.frames)
+    }
+
+    /// Serves those who wait, gives the lock back and wakes them. The pool is not closed: they have handles.
+    #[cold]
+    fn settle(&self, mut guard: Guard<'_, State>) {
+        let woken = self.serve(&mut guard);
+        self.note_plenty(&mut guard);
+        drop(guard);
+        woken.wake();
+    }
+
+    /// As [`Inner::free_shared`], and makes room in the caller's own stock: half of it goes too, or all
+    /// while memory is short.
+    ///
+    /// # Safety
+    /// As there; `stock` is a section of the calling thread's stock of this pool.
+    pub(crate) unsafe fn free_with_stock(pool: NonNull<Inner>, index: u32, stock: &Section<'_>) {
+        let last = {
+            // SAFETY: the frame is out, which keeps the pool alive until it is put back.
+            let inner = unsafe { pool.as_ref() };
+            let mut guard = inner.lock();
+            let state = &mut *guard;
+            if stock_is_ours(state) {
+                let keep = if state.plenty { inner.magazine / 2 } else { 0 };
+                inner.put_stock(state, stock, keep);
+            }
+            state.push(&inner.region, index);
+            state.frees += 1;
+            let woken = inner.serve(state);
+            inner.note_plenty(state);
+            let last = state.all_back(inner.config.frames);
+            drop(guard);
+            woken.wake();
+            last
+        };
+        if last {
+            // SAFETY: closed, and everything is back.
+            unsafe { Inner::destroy(pool) }
+        }
     }
 
     /// Releases the charge of a frame, if it has one.
@@ -363,10 +570,13 @@ impl Inner {
             state.pop_run(&self.region, n).ok_or(AllocError::Exhausted)
         };
         state.lowest_free = state.lowest_free.min(state.free);
-        self.note_plenty(state);
+        let short = self.note_plenty(state);
         drop(guard);
         if result.is_err() {
             self.note_pressure();
+        }
+        if result.is_err() || short {
+            self.reclaimers.wake();
         }
         result
     }
@@ -413,7 +623,12 @@ impl Inner {
                 inner.note_floor(state);
             }
             state.charges -= 1;
-            state.all_back(inner.config.frames)
+            let woken = inner.serve(state);
+            inner.note_plenty(state);
+            let last = state.all_back(inner.config.frames);
+            drop(guard);
+            woken.wake();
+            last
         };
         if last {
             // SAFETY: closed, and everything is back.
@@ -427,14 +642,18 @@ impl Inner {
     /// `pool` is alive and no handle is left; the caller does not use it afterwards.
     pub(crate) unsafe fn close(pool: NonNull<Inner>) {
         let (last, out) = {
-            // SAFETY: not closed yet, so nobody else frees it; after the unlock it is not touched.
+            // SAFETY: not closed yet, then `closing`, so nobody else frees it; after the last unlock it is
+            // not touched.
             let inner = unsafe { pool.as_ref() };
             let mut guard = inner.lock();
             let state = &mut *guard;
             state.closed = true;
-            // Sequentially consistent with `park`: either it sees this, or the walk sees its frame.
+            state.closing = inner.magazine > 0;
+            // Sequentially consistent with `park`: either it sees this, or the walk, which reads behind
+            // the fence, sees its frame.
             inner.closed.store(true, Ordering::SeqCst);
-            inner.note_plenty(state);
+            fence(Ordering::SeqCst);
+            inner.note_door(state);
             // Parked frames are owned by the pool, and nobody is left to ask for them.
             for index in 0..state.fresh {
                 if inner.unpark(index) {
@@ -442,7 +661,15 @@ impl Inner {
                     inner.release(state, index);
                 }
             }
-            (state.all_back(inner.config.frames), inner.config.frames - state.free)
+            if state.closing {
+                drop(guard);
+                // No thread has to use the pool again for its frames to come back. The door is closed
+                // for good.
+                magazine::drain(inner);
+                guard = inner.lock();
+                guard.closing = false;
+            }
+            (guard.all_back(inner.config.frames), inner.config.frames - guard.free)
         };
         if last {
             // SAFETY: closed, and everything is back.
@@ -461,6 +688,9 @@ impl Inner {
         // Release: what the owner wrote is seen by whoever takes the frame back.
         let before = self.region.meta[index as usize].flags.swap(PARKED, Ordering::SeqCst);
         debug_assert_eq!(before, 0);
+        // The model checker takes sequentially consistent accesses for weaker than they are, but not fences.
+        #[cfg(loom)]
+        fence(Ordering::SeqCst);
         self.closed.load(Ordering::SeqCst) && self.unpark(index)
     }
 
@@ -477,117 +707,9 @@ impl Inner {
     /// `pool` is closed and everything is back, as said under the lock to this caller alone.
     #[cold]
     unsafe fn destroy(pool: NonNull<Inner>) {
+        #[cfg(loom)]
+        DESTROYED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // SAFETY: made by `Box::into_raw` in `PagePool::try_new`; the caller is the last to reach it.
         drop(unsafe { Box::from_raw(pool.as_ptr()) });
-    }
-}
-
-impl State {
-    #[inline]
-    fn watermark(&self, gfp: Gfp) -> u32 {
-        if gfp.contains(Gfp::ATOMIC) {
-            self.marks.atomic
-        } else if gfp.contains(Gfp::SPECULATIVE) {
-            self.marks.low
-        } else {
-            self.marks.min
-        }
-    }
-
-    /// Whether everything that a closed pool gave out is back.
-    fn all_back(&self, frames: u32) -> bool {
-        self.closed && self.free == frames && self.charges == 0
-    }
-
-    /// Frames that could be promised: those free, and those in use by entitled callers already.
-    pub(crate) fn can_promise(&self) -> u32 {
-        self.free + self.charged
-    }
-
-    /// Takes a frame; the caller has checked that one is free.
-    #[inline]
-    fn pop(&mut self, region: &Region) -> u32 {
-        debug_assert!(self.free > 0);
-        self.free -= 1;
-        if self.head != NIL {
-            let index = self.head;
-            let meta = &region.meta[index as usize];
-            self.head = meta.refs.load(Ordering::Relaxed);
-            index
-        } else {
-            let index = self.fresh;
-            self.fresh += 1;
-            index
-        }
-    }
-
-    #[inline]
-    fn push(&mut self, region: &Region, index: u32) {
-        region.meta[index as usize].refs.store(self.head, Ordering::Relaxed);
-        self.head = index;
-        self.free += 1;
-    }
-
-    fn pop_run(&mut self, region: &Region, n: u32) -> Option<u32> {
-        if n <= region.meta.len() as u32 - self.fresh {
-            let first = self.fresh;
-            self.fresh += n;
-            self.free -= n;
-            return Some(first);
-        }
-        // Marks what is on the list, looks for a run of marks (or of frames never used), and links
-        // the list anew without it.
-        let mut at = self.head;
-        while at != NIL {
-            let meta = &region.meta[at as usize];
-            meta.flags.store(MARKED, Ordering::Relaxed);
-            at = meta.refs.load(Ordering::Relaxed);
-        }
-        let mut length = 0;
-        let mut end = 0;
-        for (index, meta) in region.meta.iter().enumerate() {
-            let free = index as u32 >= self.fresh || meta.flags.load(Ordering::Relaxed) == MARKED;
-            length = if free { length + 1 } else { 0 };
-            if length == n {
-                end = index as u32 + 1;
-                break;
-            }
-        }
-        let run = end.saturating_sub(n)..end;
-        let (mut at, mut last) = (self.head, NIL);
-        self.head = NIL;
-        while at != NIL {
-            let meta = &region.meta[at as usize];
-            meta.flags.store(0, Ordering::Relaxed);
-            let next = meta.refs.load(Ordering::Relaxed);
-            if !run.contains(&at) {
-                match last {
-                    NIL => self.head = at,
-                    last => region.meta[last as usize].refs.store(at, Ordering::Relaxed),
-                }
-                meta.refs.store(NIL, Ordering::Relaxed);
-                last = at;
-            }
-            at = next;
-        }
-        if run.is_empty() {
-            return None;
-        }
-        self.fresh = self.fresh.max(run.end);
-        self.free -= n;
-        Some(run.start)
-    }
-}
-
-fn watermarks(config: &PoolConfig, promised: u32) -> Watermarks {
-    let floor = if config.reserve { promised } else { 0 };
-    let min = floor.saturating_add(config.headroom);
-    let low = min.saturating_add(config.low_gap);
-    Watermarks {
-        floor,
-        atomic: floor.saturating_add(config.headroom / 2),
-        min,
-        low,
-        high: low.saturating_add(config.high_gap),
     }
 }

@@ -8,6 +8,8 @@
 //! - [`reserves`]: the tree that divides the floor, and the charges against it;
 //! - [`scope`]: the guard that entitles the current thread to one reserve;
 //! - [`gfp`]: what an allocation may do;
+//! - [`wait`]: allocations that wait, and in which order they are served;
+//! - [`reclaim`]: how an embedder frees memory when the pool asks, in the background and for a waiter;
 //! - [`slab`]: objects smaller than a page, which respect the reserves;
 //! - [`plan`]: how much must be set aside, as a sum of named terms;
 //! - [`explain`]: the graph by which a stuck machine says why;
@@ -23,11 +25,18 @@ mod lock;
 mod magazine;
 pub mod plan;
 pub mod pool;
+mod queue;
+pub mod reclaim;
 mod region;
 pub mod reserves;
 pub mod scope;
 pub mod slab;
+mod state;
+pub mod stats;
+mod stock;
+mod sync;
 pub mod time;
+pub mod wait;
 
 pub use backing::{Backing, BackingConfig, BackingError, BackingKind, HugePages, ZeroedBytes};
 pub use explain::{Verdict, WaitGraph};
@@ -35,11 +44,14 @@ pub use frame::{Frame, FrameId, FrameRun, PageRef};
 pub use gfp::Gfp;
 pub use plan::{InstalledPlan, PLAN_MARGIN_FRAMES, PlanTooLarge, ReservePlan};
 pub use pool::{AllocError, PagePool, PoolConfig, PoolError, Watermarks};
+pub use reclaim::{NoFsScope, NoIoScope, Reclaim, ReclaimHook, ReclaimThread};
 pub use region::META_BYTES_PER_FRAME;
 pub use reserves::{Charge, ReserveError, ReserveId, ReserveInfo};
 pub use scope::{EmergencyScope, SavedScope};
 pub use slab::{SlabBox, SlabCache, SlabConfig, SlabError, SlabUsage};
+pub use stats::PoolStats;
 pub use time::{Span, Time};
+pub use wait::{Deadline, WaitError};
 
 /// Bytes of a page, the unit of paging. The only place that says 4096.
 pub const PAGE_SIZE: usize = 4096;

@@ -2,194 +2,293 @@
 //!
 //! A frame taken from the magazine or put into it costs no atomic read-modify-write and no shared
 //! cache line. Frames get in while memory is plentiful only (above the low watermark), in batches, and
-//! count as taken: a magazine never holds what an emergency caller or a waiter could want.
+//! count as taken. Once memory is short nobody may use a magazine: its thread gives it back when it next
+//! allocates or frees, and whoever is refused a frame takes what is in the magazines of all threads, idle
+//! ones too ([`drain`]). The protocol is that of [`crate::stock`].
 //!
-//! Each thread has one magazine for each of a few pools. The invariant that makes the raw pool pointer
-//! sound: *a magazine that is not empty keeps its pool alive*, as its frames are out. A pointer beside
-//! an empty magazine may dangle; it is compared, never followed.
+//! Each thread has one magazine for each of a few pools. The magazines are in the thread's own static
+//! memory; a list of all threads that have some is kept under one lock, [`REGISTRY`], which is touched when a
+//! thread first uses a pool, when it ends, and by drains; never to allocate or free.
+//!
+//! Invariants:
+//! - *A magazine that is not empty keeps its pool alive*, as its frames are out. A pointer beside an empty
+//!   magazine may dangle; it is compared, never followed.
+//! - The `pool` of a magazine changes under the registry's lock only, so a drainer, which holds it, can
+//!   trust what it reads there.
+//! - A pool drains while its drainer holds the registry's lock. So whoever holds it finds no pool draining.
+//! - Order of locks: registry, section of a stock, pool. The owner never takes the registry's lock inside a
+//!   section, so a drainer's wait for a section is short.
 
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::gfp::Gfp;
-use crate::inner::{Caller, Inner, MAGAZINE_MAX};
+use crate::inner::{Caller, Inner};
 use crate::pool::{AllocError, PagePool};
+use crate::stock::Stock;
 
 /// Magazines of a thread; a thread that uses more pools at a time shares them out. A power of two.
 const SLOTS: usize = 4;
 
+/// On lines of its own: a thread's neighbours in memory may be another's.
+#[repr(C, align(128))]
 struct Magazine {
-    pool: Cell<*const Inner>,
-    len: Cell<u32>,
-    frames: [Cell<u32>; MAGAZINE_MAX],
+    pool: AtomicPtr<Inner>,
+    stock: Stock,
+}
+
+/// What one thread has.
+struct Owner {
+    magazines: [Magazine; SLOTS],
+    /// The list of all; under the registry's lock.
+    next: Cell<*const Owner>,
+    prev: Cell<*const Owner>,
+    listed: Cell<bool>,
+}
+
+impl Owner {
+    #[cfg(not(loom))]
+    const fn new() -> Owner {
+        Owner {
+            magazines: [const { Magazine { pool: AtomicPtr::new(ptr::null_mut()), stock: Stock::new() } };
+                SLOTS],
+            next: Cell::new(ptr::null()),
+            prev: Cell::new(ptr::null()),
+            listed: Cell::new(false),
+        }
+    }
+
+    #[inline]
+    fn magazine(&self, pool: &Inner) -> &Magazine {
+        &self.magazines[pool.id as usize % SLOTS]
+    }
+}
+
+#[cfg(not(loom))]
+thread_local! {
+    static OWNER: Owner = const { Owner::new() };
+}
+#[cfg(loom)]
+thread_local! {
+    static OWNER: Owner = Owner {
+        magazines: std::array::from_fn(|_| Magazine {
+            pool: AtomicPtr::new(ptr::null_mut()),
+            stock: Stock::new(),
+        }),
+        next: Cell::new(ptr::null()),
+        prev: Cell::new(ptr::null()),
+        listed: Cell::new(false),
+    };
 }
 
 thread_local! {
-    static MAGAZINES: [Magazine; SLOTS] = const {
-        [const {
-            Magazine {
-                pool: Cell::new(ptr::null()),
-                len: Cell::new(0),
-                frames: [const { Cell::new(0) }; MAGAZINE_MAX],
-            }
-        }; SLOTS]
-    };
     /// Has a destructor, which the magazines themselves must not have: they are used without a check
-    /// whether the thread is ending. Touched whenever a magazine is taken for a pool.
-    static AT_EXIT: FlushAtExit = const { FlushAtExit };
+    /// whether the thread is ending. Touched when a magazine is taken for a pool.
+    static AT_EXIT: GiveUpAtExit = const { GiveUpAtExit };
 }
 
-struct FlushAtExit;
+struct GiveUpAtExit;
 
-impl Drop for FlushAtExit {
+impl Drop for GiveUpAtExit {
     fn drop(&mut self) {
-        MAGAZINES.with(|all| all.iter().for_each(Magazine::give_up));
+        OWNER.with(|owner| {
+            registry().unlist(owner);
+            // Nobody else can reach the magazines now. The lock is given back first: what follows may
+            // free a pool that was closed.
+            for magazine in &owner.magazines {
+                let pool = magazine.pool.swap(ptr::null_mut(), Ordering::Relaxed);
+                magazine.give_up(pool);
+            }
+        });
+    }
+}
+
+/// The threads that have magazines.
+struct Registry {
+    first: *const Owner,
+}
+
+// SAFETY: the pointers are to static memory of threads that are alive: a thread takes itself off the list
+// before its memory goes.
+unsafe impl Send for Registry {}
+
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { first: ptr::null() });
+
+fn registry() -> MutexGuard<'static, Registry> {
+    // Every change of the list is complete before anything could panic.
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Registry {
+    fn list(&mut self, owner: &Owner) {
+        if owner.listed.replace(true) {
+            return;
+        }
+        owner.next.set(self.first);
+        owner.prev.set(ptr::null());
+        // SAFETY: listed owners are alive, and their links belong to the holder of this lock.
+        if let Some(first) = unsafe { self.first.as_ref() } {
+            first.prev.set(owner);
+        }
+        self.first = owner;
+    }
+
+    fn unlist(&mut self, owner: &Owner) {
+        if !owner.listed.replace(false) {
+            return;
+        }
+        let (prev, next) = (owner.prev.get(), owner.next.get());
+        // SAFETY: as in `list`.
+        match unsafe { prev.as_ref() } {
+            Some(prev) => prev.next.set(next),
+            None => self.first = next,
+        }
+        // SAFETY: as in `list`.
+        if let Some(next) = unsafe { next.as_ref() } {
+            next.prev.set(prev);
+        }
+    }
+
+    fn owners(&self) -> impl Iterator<Item = &Owner> {
+        let mut at = self.first;
+        std::iter::from_fn(move || {
+            // SAFETY: as in `list`.
+            let owner = unsafe { at.as_ref() }?;
+            at = owner.next.get();
+            Some(owner)
+        })
     }
 }
 
 impl Magazine {
     #[inline]
     fn is_of(&self, pool: &Inner) -> bool {
-        ptr::eq(self.pool.get(), pool)
+        ptr::eq(self.pool.load(Ordering::Relaxed), pool)
     }
 
-    #[inline]
-    fn pop(&self) -> Option<u32> {
-        let len = self.len.get().checked_sub(1)?;
-        self.len.set(len);
-        Some(self.frames[len as usize].get())
-    }
-
-    #[inline]
-    fn push(&self, index: u32) {
-        let len = self.len.get();
-        self.frames[len as usize].set(index);
-        self.len.set(len + 1);
-    }
-
-    /// Puts the topmost `n` frames, or all there are, back on the shared list.
-    fn flush(&self, n: u32) {
-        let n = n.min(self.len.get());
-        if n == 0 {
-            return;
+    /// Frees what is in the stock, of `pool`. The caller is the owner and no drainer can come.
+    fn give_up(&self, pool: *mut Inner) {
+        let section = self.stock.enter();
+        if let Some(pool) = NonNull::new(pool).filter(|_| section.len() > 0) {
+            // SAFETY: the magazine was not empty, so its pool is alive; it owned these frames, and each
+            // is out of it when it is put on the list.
+            unsafe { Inner::free_many(pool, self.stock.empty()) }
         }
-        let Some(pool) = NonNull::new(self.pool.get().cast_mut()) else { return };
-        let rest = self.len.get() - n;
-        // Emptied first: when the frames are back the pool may be gone.
-        self.len.set(rest);
-        let frames = self.frames[rest as usize..(rest + n) as usize].iter().map(Cell::get);
-        // SAFETY: the magazine was not empty, so its pool is alive; it owned these frames, and they
-        // are no longer in it.
-        unsafe { Inner::free_many(pool, frames) }
     }
 
-    fn give_up(&self) {
-        self.flush(u32::MAX);
-        self.pool.set(ptr::null());
-    }
-
-    /// Takes this magazine for `pool`. Fails while the thread ends: nothing would flush it.
+    /// Takes this magazine of the current thread for `pool`. Fails while the thread ends, as nothing
+    /// would empty it then, and while somebody drains.
     #[cold]
-    fn take_for(&self, pool: NonNull<Inner>) -> bool {
+    fn take_for(&self, owner: &Owner, pool: NonNull<Inner>) -> bool {
         if AT_EXIT.try_with(|_| ()).is_err() {
             return false;
         }
-        self.give_up();
-        self.pool.set(pool.as_ptr());
+        let Ok(mut registry) = REGISTRY.try_lock() else { return false };
+        registry.list(owner);
+        // A pool that was closed is not freed by this, so nothing of the embedder runs under the lock:
+        // either its last handle still waits to drain it, or it has, and left nothing here.
+        self.give_up(self.pool.load(Ordering::Relaxed));
+        self.pool.store(pool.as_ptr(), Ordering::Relaxed);
         true
     }
+}
 
-    /// Flushes the magazine if its pool was closed meanwhile.
-    fn drop_if_closed(&self) {
-        if self.len.get() > 0 {
-            // SAFETY: the magazine is not empty, so its pool is alive.
-            let closed = unsafe { (*self.pool.get()).closed.load(Ordering::Relaxed) };
-            if closed {
-                self.give_up();
-            }
-        }
+/// A frame from the magazine, if there is one and memory is plentiful.
+#[inline]
+pub(crate) fn take(inner: &Inner) -> Option<u32> {
+    if inner.magazine == 0 {
+        return None;
     }
-}
-
-#[inline]
-fn with<R>(pool: &Inner, f: impl FnOnce(&Magazine) -> R) -> R {
-    MAGAZINES.with(|all| f(&all[pool.id as usize % SLOTS]))
-}
-
-/// A frame from the magazine, else from the shared list with a batch to refill the magazine.
-#[inline]
-pub(crate) fn take(
-    pool: &PagePool,
-    gfp: Gfp,
-    caller: impl FnOnce() -> Caller,
-) -> Result<u32, AllocError> {
-    let inner = pool.inner();
-    // A guess may not take what is short, even if this thread has it.
-    let may = !gfp.contains(Gfp::SPECULATIVE) || inner.plenty.load(Ordering::Relaxed);
     // The closure is small, so that it and the access to the thread's own data are inlined.
-    let quick =
-        with(inner, |magazine| if magazine.is_of(inner) && may { magazine.pop() } else { None });
-    match quick {
-        Some(index) => Ok(index),
-        None => refill(pool, gfp, caller()),
-    }
-}
-
-#[cold]
-fn refill(pool: &PagePool, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
-    MAGAZINES.with(|all| all.iter().for_each(Magazine::drop_if_closed));
-    let inner = pool.inner();
-    with(inner, |magazine| {
-        let owned = magazine.is_of(inner) || magazine.take_for(pool.raw());
-        // The magazine may not be empty here if the call is a guess; it stays within its size.
-        let room = if owned { (inner.magazine / 2).saturating_sub(magazine.len.get()) } else { 0 };
-        inner.take(gfp, caller, room, |index| magazine.push(index))
+    OWNER.with(|owner| {
+        let magazine = owner.magazine(inner);
+        if magazine.is_of(inner) { magazine.stock.pop(&inner.door) } else { None }
     })
 }
 
-/// Gives an uncharged frame back: to the magazine while memory is plentiful, else to the shared list,
-/// where waiters see it.
+/// A frame from the shared list, with a batch to refill the magazine.
+#[cold]
+pub(crate) fn refill(pool: &PagePool, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
+    let inner = pool.inner();
+    let first = OWNER.with(|owner| {
+        let magazine = owner.magazine(inner);
+        if magazine.is_of(inner) || magazine.take_for(owner, pool.raw()) {
+            inner.take_and_stock(gfp, caller, &magazine.stock.enter())
+        } else {
+            inner.take(gfp, caller)
+        }
+    });
+    match first {
+        Err(_) if drain(inner) > 0 => inner.take(gfp, caller),
+        other => other,
+    }
+}
+
+/// Puts an uncharged frame into the magazine, if it has room and memory is plentiful. Returns whether it
+/// did; then the pool may be gone.
+///
+/// # Safety
+/// `pool` is alive, has magazines, and the caller owns its frame `index`, uncharged, and gives it up if
+/// this returns true.
+#[inline]
+pub(crate) unsafe fn keep(pool: NonNull<Inner>, index: u32) -> bool {
+    OWNER.with(|owner| {
+        // SAFETY: the frame is out, so the pool is alive. Once the frame is in the magazine somebody may
+        // take it from there and free the pool: `push` is the last to look at it.
+        let inner = unsafe { pool.as_ref() };
+        let magazine = owner.magazine(inner);
+        magazine.is_of(inner) && magazine.stock.push(&inner.door, inner.magazine, index)
+    })
+}
+
+/// Frees a frame that [`keep`] did not keep: makes room for the next ones, or empties the magazine if
+/// memory is short.
 ///
 /// # Safety
 /// `pool` is alive, has magazines, and the caller owns its frame `index`, uncharged, and gives it up.
-#[inline]
-pub(crate) unsafe fn put(pool: NonNull<Inner>, index: u32) {
-    // SAFETY: the frame is out, so the pool is alive; it stays so while the frame is in the magazine.
-    let inner = unsafe { pool.as_ref() };
-    let quick = |magazine: &Magazine| {
-        let fits = magazine.is_of(inner) && magazine.len.get() < inner.magazine;
-        if fits {
-            magazine.push(index);
+#[cold]
+pub(crate) unsafe fn put_back(pool: NonNull<Inner>, index: u32) {
+    OWNER.with(|owner| {
+        // SAFETY: the frame is out, so the pool is alive, until it is put on the list.
+        let inner = unsafe { pool.as_ref() };
+        let magazine = owner.magazine(inner);
+        if magazine.is_of(inner) || (inner.door.is_open() && magazine.take_for(owner, pool)) {
+            let section = magazine.stock.enter();
+            // SAFETY: the caller owns the frame; the section is that of this thread's stock of the pool.
+            unsafe { Inner::free_with_stock(pool, index, &section) }
+        } else {
+            // SAFETY: as this function demands.
+            unsafe { Inner::free_shared(pool, index) }
         }
-        fits
-    };
-    let plenty = inner.plenty.load(Ordering::Relaxed);
-    if !(plenty && (with(inner, quick) || put_with_room(pool, index))) {
-        // SAFETY: as this function demands.
-        unsafe { Inner::free_shared(pool, index) }
-    }
+    });
 }
 
-/// Makes room in the magazine and puts the frame there; fails while the thread ends.
+/// Puts the frames in all threads' magazines of `pool` back on the shared list, from where waiters get
+/// them first. Returns how many there were. Afterwards nothing gets into a magazine before free memory is
+/// above low again, so that asking a second time is cheap.
 #[cold]
-fn put_with_room(pool: NonNull<Inner>, index: u32) -> bool {
-    MAGAZINES.with(|all| all.iter().for_each(Magazine::drop_if_closed));
-    // SAFETY: called from `put`, whose frame is still out and keeps the pool alive.
-    let inner = unsafe { pool.as_ref() };
-    with(inner, |magazine| {
-        let room = if magazine.is_of(inner) {
-            // For the same reason this flush cannot be the one that frees the pool.
-            magazine.flush(inner.magazine.div_ceil(2));
-            true
-        } else {
-            magazine.take_for(pool)
-        };
-        if room {
-            magazine.push(index);
+pub(crate) fn drain(pool: &Inner) -> u32 {
+    if pool.magazine == 0 || pool.lock().drained {
+        return 0;
+    }
+    let registry = registry();
+    if !pool.start_drain() {
+        return 0;
+    }
+    pool.door.barrier();
+    let mut frames = 0;
+    for owner in registry.owners() {
+        let magazine = owner.magazine(pool);
+        if magazine.is_of(pool) {
+            magazine.stock.wait_idle();
+            // Whoever drains keeps the pool alive, so this is not what frees it.
+            frames += pool.put_drained(&magazine.stock);
         }
-        room
-    })
+    }
+    pool.end_drain(frames);
+    frames
 }
 
 /// Frames of `pool` in this thread's magazine.
@@ -198,16 +297,22 @@ pub(crate) fn held(pool: &PagePool) -> u32 {
     if inner.magazine == 0 {
         return 0;
     }
-    with(inner, |magazine| if magazine.is_of(inner) { magazine.len.get() } else { 0 })
+    OWNER.with(|owner| {
+        let magazine = owner.magazine(inner);
+        if magazine.is_of(inner) { magazine.stock.len_hint() } else { 0 }
+    })
 }
 
 /// Puts this thread's frames of `pool` back on the shared list.
 pub(crate) fn flush(pool: &PagePool) {
     let inner = pool.inner();
     if inner.magazine > 0 {
-        with(inner, |magazine| {
+        OWNER.with(|owner| {
+            let magazine = owner.magazine(inner);
             if magazine.is_of(inner) {
-                magazine.give_up();
+                // Waits for a drainer, which may be about to do the same.
+                let _registry = registry();
+                magazine.give_up(pool.raw().as_ptr());
             }
         });
     }

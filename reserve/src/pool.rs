@@ -19,16 +19,19 @@
 
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
 
 use crate::backing::{Backing, BackingConfig, BackingError};
 use crate::frame::{Frame, FrameId, FrameRun};
 use crate::gfp::Gfp;
+use crate::inner::Caller;
 pub(crate) use crate::inner::Inner;
-use crate::inner::{Caller, MAGAZINE_MAX};
+#[cfg(not(loom))]
+use crate::inner::MAGAZINE_MAX;
 use crate::magazine;
 use crate::reserves::{self, Change, Charge, ReserveError, ReserveId, ReserveInfo};
 use crate::scope;
+use crate::stats::PoolStats;
+use crate::sync::atomic::Ordering;
 
 /// How a pool is set up.
 #[derive(Clone, Debug)]
@@ -181,7 +184,10 @@ impl PagePool {
     /// # Errors
     /// When `config` asks for no frames, or for more than can be mapped.
     pub fn try_new(config: PoolConfig) -> Result<PagePool, PoolError> {
-        const { assert!(MAGAZINE_MAX == 64, "the documentation of `magazine` says 64") };
+        #[cfg(not(loom))]
+        const {
+            assert!(MAGAZINE_MAX == 64, "the documentation of `magazine` says 64")
+        };
         let inner = NonNull::from(Box::leak(Box::new(Inner::new(config)?)));
         Ok(PagePool { inner })
     }
@@ -258,8 +264,16 @@ impl PagePool {
     }
 
     fn change(&self, change: &Change) -> Result<(), ReserveError> {
-        // What this thread holds back may be what is to be promised.
-        magazine::flush(self);
+        match self.try_change(change) {
+            // What threads hold back may be what is to be promised.
+            Err(ReserveError::CannotSecure { .. }) if magazine::drain(self.inner()) > 0 => {
+                self.try_change(change)
+            }
+            other => other,
+        }
+    }
+
+    fn try_change(&self, change: &Change) -> Result<(), ReserveError> {
         let inner = self.inner();
         let mut guard = inner.lock();
         let state = &mut *guard;
@@ -273,10 +287,15 @@ impl PagePool {
             };
             drop(guard);
             inner.note_pressure();
+            inner.reclaimers.wake();
             return Err(error);
         }
         state.tree.commit(change);
         inner.note_floor(state);
+        let woken = inner.serve(state);
+        inner.note_plenty(state);
+        drop(guard);
+        woken.wake();
         Ok(())
     }
 
@@ -378,6 +397,12 @@ impl PagePool {
         pressure.load(Ordering::Relaxed) && pressure.swap(false, Ordering::Relaxed)
     }
 
+    /// What the pool has gone through: waits, reclaim, drains.
+    pub fn stats(&self) -> PoolStats {
+        let waiting = self.inner().lock().waits.len();
+        self.inner().counters.stats(waiting)
+    }
+
     /// The watermarks as they are now; they move with the floor.
     pub fn watermarks(&self) -> Watermarks {
         self.inner().lock().marks
@@ -441,8 +466,12 @@ impl PagePool {
                 // SAFETY: `take_burst` handed these frames to this call, each once.
                 out(unsafe { Frame::new(self.inner, FrameId(index)) });
             }
-            result?;
             left -= got;
+            match result {
+                // Others may hold back what this caller lacks; it does so once.
+                Err(_) if magazine::drain(self.inner()) > 0 => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -478,19 +507,30 @@ impl PagePool {
         Caller { entitled: ambient.or(call), by_scope: ambient.is_some() }
     }
 
-    #[inline]
+    // A call of its own: inlined, its result would be copied through memory once more.
+    #[inline(never)]
     pub(crate) fn alloc_as(
         &self,
         gfp: Gfp,
         caller: impl FnOnce() -> Caller,
     ) -> Result<Frame, AllocError> {
+        if let Some(index) = magazine::take(self.inner()) {
+            // SAFETY: the frame was taken out of this thread's magazine by this call.
+            return Ok(unsafe { Frame::new(self.inner, FrameId(index)) });
+        }
+        self.alloc_shared(gfp, caller)
+    }
+
+    /// Out of line, so that the way through the magazine stays short.
+    #[inline(never)]
+    fn alloc_shared(&self, gfp: Gfp, caller: impl FnOnce() -> Caller) -> Result<Frame, AllocError> {
         let inner = self.inner();
         let index = if inner.magazine == 0 {
-            inner.take(gfp, caller(), 0, |_| {})
+            inner.take(gfp, caller())
         } else {
-            magazine::take(self, gfp, caller)
+            magazine::refill(self, gfp, caller())
         }?;
-        // SAFETY: the frame was taken off the list (or out of this thread's magazine) by this call.
+        // SAFETY: the frame was taken off the list by this call.
         Ok(unsafe { Frame::new(self.inner, FrameId(index)) })
     }
 
@@ -501,10 +541,16 @@ impl PagePool {
     /// # Errors
     /// When no contiguous frames are free above the min watermark. Nothing is changed then.
     pub fn set_aside(&self, frames: u32) -> Result<FrameRun, AllocError> {
-        magazine::flush(self);
-        let first = if frames == 0 { 0 } else { self.inner().take_run(frames)? };
+        let first = match self.take_run(frames) {
+            Err(_) if magazine::drain(self.inner()) > 0 => self.take_run(frames),
+            other => other,
+        }?;
         // SAFETY: `take_run` handed these frames to this call; of an empty run none is used.
         Ok(unsafe { FrameRun::new(self.clone(), FrameId(first), frames) })
+    }
+
+    fn take_run(&self, frames: u32) -> Result<u32, AllocError> {
+        if frames == 0 { Ok(0) } else { self.inner().take_run(frames) }
     }
 
     /// Takes back the ownership of a frame that was parked by [`Frame::park`]; `None` if `id` is not
@@ -536,9 +582,9 @@ impl Clone for PagePool {
 impl Drop for PagePool {
     fn drop(&mut self) {
         if self.inner().handles.fetch_sub(1, Ordering::Release) == 1 {
-            // Whatever the other handles did happened before this.
-            fence(Ordering::Acquire);
-            magazine::flush(self);
+            // Whatever the other handles did happened before this. A load, as the thread sanitizer knows no
+            // fences.
+            self.inner().handles.load(Ordering::Acquire);
             // SAFETY: that was the last handle, and it is not used again.
             unsafe { Inner::close(self.inner) }
         }
@@ -553,3 +599,6 @@ impl fmt::Debug for PagePool {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -4,10 +4,10 @@
 //! through a page cannot damage it.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32};
 
 use crate::PAGE_SIZE;
 use crate::backing::{Backing, BackingConfig, BackingError};
+use crate::sync::atomic::{AtomicU8, AtomicU16, AtomicU32};
 
 /// Bytes of metadata that a pool keeps for each of its frames.
 pub const META_BYTES_PER_FRAME: usize = 8;
@@ -28,6 +28,7 @@ pub(crate) const PARKED: u8 = 1;
 /// Used inside one call of `set_aside` only, to mark what is free.
 pub(crate) const MARKED: u8 = 2;
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<Meta>() == META_BYTES_PER_FRAME);
 
 pub(crate) struct Region {
