@@ -9,7 +9,8 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use mimalloc::MiMalloc;
 use netswap_reserve::{
-    EmergencyScope, Frame, Gfp, PagePool, PoolConfig, ReserveId, SlabCache, WaitGraph,
+    EmergencyScope, Frame, Gfp, PagePool, PoolConfig, ReservationSpec, ReserveId, SlabBox,
+    SlabCache, WaitGraph,
 };
 
 fn pool(magazine: u32) -> PagePool {
@@ -142,5 +143,81 @@ fn explain(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pages, emergency, objects, explain);
+/// Memory that cannot fail: reserved up front, beside allocations that loop until they succeed (what
+/// `__GFP_NOFAIL` does) and plain ones. All with plenty of memory, where looping never loops.
+fn reservation(c: &mut Criterion) {
+    fn nofail_loop(pool: &PagePool) -> Frame {
+        loop {
+            if let Ok(frame) = pool.alloc(Gfp::KERNEL) {
+                return frame;
+            }
+        }
+    }
+    let mut group = c.benchmark_group("reservation");
+    let mut held: Vec<Frame> = Vec::with_capacity(64);
+    for magazine in [32, 0] {
+        let pool = pool(magazine);
+        let name = |what| format!("{what}, magazine {magazine}");
+        group.bench_function(name("64 plain pages"), |b| {
+            b.iter(|| {
+                held.extend((0..64).map(|_| pool.alloc(Gfp::KERNEL).expect("plenty")));
+                held.clear();
+            })
+        });
+        group.bench_function(name("64 looping pages"), |b| {
+            b.iter(|| {
+                held.extend((0..64).map(|_| nofail_loop(&pool)));
+                held.clear();
+            })
+        });
+        group.bench_function(name("64 reserved pages"), |b| {
+            b.iter(|| {
+                let mut all = pool.reserve(ReservationSpec::pages(64)).expect("plenty");
+                held.extend((0..64).map(|_| all.page()));
+                drop(all);
+                held.clear();
+            })
+        });
+    }
+    let pool = pool(32);
+    let cache = SlabCache::<[u64; 8]>::new(&pool);
+    let mut objects: Vec<SlabBox<[u64; 8]>> = Vec::with_capacity(64);
+    group.bench_function("64 plain objects", |b| {
+        b.iter(|| {
+            objects.extend((0..64).map(|_| cache.alloc(Gfp::KERNEL, [0; 8]).expect("plenty")));
+            objects.clear();
+        })
+    });
+    group.bench_function("64 reserved objects", |b| {
+        b.iter(|| {
+            let spec = ReservationSpec::pages(0).objects(&cache, 64);
+            let mut all = pool.reserve(spec).expect("plenty");
+            objects.extend((0..64).map(|_| all.object(&cache, [0; 8])));
+            drop(all);
+            objects.clear();
+        })
+    });
+    group.finish();
+}
+
+/// Promise 9: with memory plentiful, a reserve that is connected and not used costs nothing measurable.
+fn plenty(c: &mut Criterion) {
+    let mut group = c.benchmark_group("plenty");
+    for magazine in [32, 0] {
+        for reserve in [false, true] {
+            let pool = pool(magazine);
+            let node = pool.add_reserve(ReserveId::ROOT, "swap.out", 128);
+            if reserve {
+                pool.connect(node).expect("the pool is empty");
+            }
+            let idle = if reserve { "a reserve idle" } else { "no reserve" };
+            group.bench_function(format!("pair, magazine {magazine}, {idle}"), |b| {
+                b.iter(|| drop(black_box(pool.alloc(Gfp::KERNEL))))
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, pages, emergency, objects, explain, reservation, plenty);
 criterion_main!(benches);

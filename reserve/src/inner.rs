@@ -14,25 +14,31 @@
 //!
 //! - A frame that is free has no charge; nor has one in a magazine or a run.
 //! - `free` = length of the list + frames never used yet; frames are in one place each.
-//! - `free + charged >= floor`: each promised frame is free or in use by an entitled caller, so a
-//!   charge that succeeds finds a frame (with the reserve ablated, floor counts as 0 and this is void).
+//! - `free + charged >= floor + reserved`: each promised frame is free or in use by an entitled caller,
+//!   so a charge that succeeds finds a frame, and so does a reservation (with the reserve ablated,
+//!   floor and `charged` count as 0).
+
+mod end;
+mod serve;
+mod stocks;
 
 use std::ptr::NonNull;
 
 use crate::frame::FrameId;
 use crate::gfp::Gfp;
 use crate::lock::{Guard, SpinLock};
-use crate::magazine;
 use crate::pool::{AllocError, PoolConfig, PoolError};
 use crate::reclaim::Reclaimers;
-use crate::region::{PARKED, Region};
+use crate::region::Region;
+use crate::reservation::Reservations;
 use crate::reserves::{ReserveId, Tree};
 pub(crate) use crate::state::Caller;
-use crate::state::{NIL, State, stock_is_ours, watermarks};
+use crate::state::{NIL, State, watermarks};
 use crate::stats::Counters;
-use crate::stock::{Door, STOCK_MAX, Section, Stock};
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use crate::wait::{WaitQueue, Woken};
+use crate::stock::{Door, STOCK_MAX};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::wait::WaitQueue;
+pub(crate) use serve::CHANGE_MADE;
 
 /// What a thread may hold back at most; see [`PoolConfig::magazine`].
 pub(crate) const MAGAZINE_MAX: usize = STOCK_MAX;
@@ -77,7 +83,7 @@ impl Inner {
         let region = Region::map(config.frames, &config.backing)?;
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         assert!(id != 0, "a process makes fewer than 2^32 pools");
-        let marks = watermarks(&config, 0);
+        let marks = watermarks(&config, 0, 0);
         let plenty = config.frames > marks.low;
         Ok(Inner {
             id,
@@ -106,6 +112,7 @@ impl Inner {
                 waits: WaitQueue::new(),
                 marks,
                 tree: Tree::new(),
+                reservations: Reservations::default(),
             })),
             config,
         })
@@ -121,71 +128,50 @@ impl Inner {
     pub(crate) fn take(&self, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        match self.take_now(state, gfp, caller) {
-            Ok((index, charge)) => {
-                let short = self.note_plenty(state);
-                drop(guard);
-                if short || charge != 0 {
-                    self.note_short(charge);
-                }
-                Ok(index)
-            }
-            Err(error) => {
-                drop(guard);
-                self.note_refusal();
-                Err(error)
-            }
+        if state.free <= state.watermark(gfp) {
+            return self.take_entitled(guard, gfp, caller);
         }
-    }
-
-    /// As [`Inner::take`], in a section of the caller's own stock: that gets a few frames more while memory
-    /// is above low, and is emptied while it is not, so that no thread hoards what is short.
-    #[cold]
-    pub(crate) fn take_and_stock(
-        &self,
-        gfp: Gfp,
-        caller: Caller,
-        stock: &Section<'_>,
-    ) -> Result<u32, AllocError> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let mut woken = Woken::none();
-        if !state.plenty && stock_is_ours(state) {
-            self.put_stock(state, stock, 0);
-            woken = self.serve(state);
-        }
-        let taken = self.take_now(state, gfp, caller);
-        if taken.is_ok() && state.plenty {
-            let room = (self.magazine / 2).saturating_sub(stock.len());
-            for _ in 0..room.min(state.free.saturating_sub(state.marks.low)) {
-                stock.push(state.pop(&self.region));
-            }
-            state.lowest_free = state.lowest_free.min(state.free);
-        }
+        let index = state.pop(&self.region);
+        state.lowest_free = state.lowest_free.min(state.free);
         let short = self.note_plenty(state);
         drop(guard);
-        woken.wake();
-        match taken {
-            Ok((_, charge)) if short || charge != 0 => self.note_short(charge),
-            Ok(_) => {}
-            Err(_) => self.note_refusal(),
+        if short {
+            self.reclaimers.wake();
         }
+        Ok(index)
+    }
+
+    /// The part of [`Inner::take`] that an ordinary allocation does not come to.
+    #[inline(never)]
+    fn take_entitled(
+        &self,
+        mut guard: Guard<'_, State>,
+        gfp: Gfp,
+        caller: Caller,
+    ) -> Result<u32, AllocError> {
+        let state = &mut *guard;
+        let taken = self.take_now(state, gfp, caller);
+        let short = self.note_plenty(state);
+        let alarm = state.tree.alarmed();
+        drop(guard);
+        self.note_taken(&taken, short, alarm);
         taken.map(|(index, _)| index)
     }
 
-    /// Memory became short, or a reserve was charged.
-    #[cold]
-    fn note_short(&self, charge: u16) {
-        if charge != 0 {
+    /// What follows an attempt, after the lock: memory became short, a reserve was charged, a node has
+    /// passed a level, nothing was to be had.
+    #[inline]
+    fn note_taken(&self, taken: &Result<(u32, u16), AllocError>, short: bool, alarm: bool) {
+        let pressed = !matches!(taken, Ok((_, 0)));
+        if pressed {
             self.note_pressure();
         }
-        self.reclaimers.wake();
-    }
-
-    #[cold]
-    fn note_refusal(&self) {
-        self.note_pressure();
-        self.reclaimers.wake();
+        if pressed || short {
+            self.reclaimers.wake();
+        }
+        if alarm {
+            self.tell_alarms();
+        }
     }
 
     /// Takes one frame if the caller may have it, with what it was charged to.
@@ -242,12 +228,16 @@ impl Inner {
             }
         }
         let short = self.note_plenty(state);
+        let alarm = dipped && state.tree.alarmed();
         drop(guard);
         if dipped || result.is_err() {
             self.note_pressure();
         }
         if dipped || result.is_err() || short {
             self.reclaimers.wake();
+        }
+        if alarm {
+            self.tell_alarms();
         }
         result
     }
@@ -288,8 +278,9 @@ impl Inner {
         let free = state.free;
         match caller.entitled.filter(|_| !gfp.contains(Gfp::NOMEMALLOC)) {
             None => Err(AllocError::AtWatermark { free, watermark }),
-            // Asked before the charge, so there is no charge to give back.
-            Some(_) if free == 0 => Err(AllocError::Exhausted),
+            // Asked before the charge, so there is no charge to give back. What is reserved is not there
+            // for others.
+            Some(_) if free <= state.reservations.frames => Err(AllocError::Exhausted),
             // Ablated: what a kernel without reserves does. A scope takes anything, a call nothing.
             Some(_) if !self.config.reserve && caller.by_scope => Ok(0),
             Some(_) if !self.config.reserve => Err(AllocError::AtWatermark { free, watermark }),
@@ -301,62 +292,6 @@ impl Inner {
                 }
             }
         }
-    }
-
-    /// Whether the caller could take a frame now: what `admit` would say, without doing or counting.
-    fn admissible(&self, state: &State, gfp: Gfp, caller: Caller) -> bool {
-        if state.free > state.watermark(gfp) {
-            return true;
-        }
-        let reserve = match caller.entitled.filter(|_| !gfp.contains(Gfp::NOMEMALLOC)) {
-            Some(reserve) if state.free > 0 => reserve,
-            _ => return false,
-        };
-        if self.config.reserve {
-            state.tree.has_room(reserve.node(self.id), 1)
-        } else {
-            caller.by_scope
-        }
-    }
-
-    /// Frames that have to come free for all who wait to be served.
-    pub(crate) fn wanted(&self) -> u32 {
-        let state = self.lock();
-        (state.marks.min + state.waits.len()).saturating_sub(state.free).max(1)
-    }
-
-    /// Hands frames to whoever waits and can be served now, in order. Everything that frees a frame,
-    /// releases a charge or changes a limit calls this before it gives the lock back, and wakes afterwards:
-    /// so nobody comes in between, and nobody who waits could be served while the lock is free.
-    #[inline]
-    pub(crate) fn serve(&self, state: &mut State) -> Woken {
-        if state.waits.is_empty() { Woken::none() } else { self.serve_some(state) }
-    }
-
-    #[cold]
-    fn serve_some(&self, state: &mut State) -> Woken {
-        let mut woken = Woken::none();
-        let mut next = state.waits.first();
-        while let Some(waiter) = next {
-            let (gfp, caller) = (waiter.gfp, waiter.caller);
-            next = waiter.next();
-            if self.admissible(state, gfp, caller) {
-                let taken = self.take_now(state, gfp, caller);
-                let (index, charge) = taken.expect("an admissible caller is admitted");
-                if charge != 0 {
-                    self.note_pressure();
-                }
-                state.waits.grant(waiter, index, &mut woken);
-                self.counters.handed_over.add(1);
-            } else if caller.entitled.is_none() {
-                // Those behind it want no less. An entitled one may be of another reserve.
-                break;
-            }
-        }
-        if !state.is_half_used() {
-            state.waits.end_throttle(&mut woken);
-        }
-        woken
     }
 
     /// Whether the ordinary allocation that `gfp` describes would succeed now; then the charge of the
@@ -406,58 +341,9 @@ impl Inner {
         self.note_plenty(state);
     }
 
-    /// Closes the door for a drainer, if there may be something to drain.
-    pub(crate) fn start_drain(&self) -> bool {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if state.drained {
-            return false;
-        }
-        debug_assert!(!state.draining, "a drainer holds the lock of the registry");
-        state.draining = true;
-        self.note_door(state);
-        true
-    }
-
-    /// Puts what is in a stock on the list, for the drainer.
-    pub(crate) fn put_drained(&self, stock: &Stock) -> u32 {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let before = state.frees;
-        for index in stock.empty() {
-            state.push(&self.region, index);
-            state.frees += 1;
-        }
-        let frames = (state.frees - before) as u32;
-        let woken = self.serve(state);
-        drop(guard);
-        woken.wake();
-        frames
-    }
-
-    /// The end of a drain: the door may open again.
-    pub(crate) fn end_drain(&self, frames: u32) {
-        self.counters.drains.add(1);
-        self.counters.drained_frames.add(frames.into());
-        let mut guard = self.lock();
-        guard.draining = false;
-        guard.drained = true;
-        self.note_door(&mut guard);
-    }
-
-    /// Puts the frames of the caller's own stock on the list, all but `keep`.
-    fn put_stock(&self, state: &mut State, stock: &Section<'_>, keep: u32) {
-        while stock.len() > keep
-            && let Some(index) = stock.pop()
-        {
-            state.push(&self.region, index);
-            state.frees += 1;
-        }
-    }
-
     /// Follows a floor that moved.
     pub(crate) fn note_floor(&self, state: &mut State) {
-        state.marks = watermarks(&self.config, state.tree.floor());
+        state.marks = watermarks(&self.config, state.tree.floor(), state.reservations.frames);
         self.note_door(state);
     }
 
@@ -495,45 +381,6 @@ impl Inner {
         }
         self.note_plenty(state);
         state.all_back(self.config.frames)
-    }
-
-    /// Serves those who wait, gives the lock back and wakes them. The pool is not closed: they have handles.
-    #[cold]
-    fn settle(&self, mut guard: Guard<'_, State>) {
-        let woken = self.serve(&mut guard);
-        self.note_plenty(&mut guard);
-        drop(guard);
-        woken.wake();
-    }
-
-    /// As [`Inner::free_shared`], and makes room in the caller's own stock: half of it goes too, or all
-    /// while memory is short.
-    ///
-    /// # Safety
-    /// As there; `stock` is a section of the calling thread's stock of this pool.
-    pub(crate) unsafe fn free_with_stock(pool: NonNull<Inner>, index: u32, stock: &Section<'_>) {
-        let last = {
-            // SAFETY: the frame is out, which keeps the pool alive until it is put back.
-            let inner = unsafe { pool.as_ref() };
-            let mut guard = inner.lock();
-            let state = &mut *guard;
-            if stock_is_ours(state) {
-                let keep = if state.plenty { inner.magazine / 2 } else { 0 };
-                inner.put_stock(state, stock, keep);
-            }
-            state.push(&inner.region, index);
-            state.frees += 1;
-            let woken = inner.serve(state);
-            inner.note_plenty(state);
-            let last = state.all_back(inner.config.frames);
-            drop(guard);
-            woken.wake();
-            last
-        };
-        if last {
-            // SAFETY: closed, and everything is back.
-            unsafe { Inner::destroy(pool) }
-        }
     }
 
     /// Releases the charge of a frame, if it has one.
@@ -606,110 +453,5 @@ impl Inner {
             // SAFETY: as in `free_shared`.
             unsafe { Inner::destroy(pool) }
         }
-    }
-
-    /// Releases the charge of a `Charge`, and frees the pool if that was the last of it.
-    ///
-    /// # Safety
-    /// The caller is a live `Charge` of `pool` over `n` frames at `node`, and ends here.
-    pub(crate) unsafe fn release_charge(pool: NonNull<Inner>, node: u16, n: u32) {
-        let last = {
-            // SAFETY: the charge is counted in `charges`, which keeps the pool alive until it is
-            // taken off, under the lock that ends with this block.
-            let inner = unsafe { pool.as_ref() };
-            let mut guard = inner.lock();
-            let state = &mut *guard;
-            if state.tree.uncharge(node, n) {
-                inner.note_floor(state);
-            }
-            state.charges -= 1;
-            let woken = inner.serve(state);
-            inner.note_plenty(state);
-            let last = state.all_back(inner.config.frames);
-            drop(guard);
-            woken.wake();
-            last
-        };
-        if last {
-            // SAFETY: closed, and everything is back.
-            unsafe { Inner::destroy(pool) }
-        }
-    }
-
-    /// Closes a pool whose last handle is gone: from now on the last thing that comes back frees it.
-    ///
-    /// # Safety
-    /// `pool` is alive and no handle is left; the caller does not use it afterwards.
-    pub(crate) unsafe fn close(pool: NonNull<Inner>) {
-        let (last, out) = {
-            // SAFETY: not closed yet, then `closing`, so nobody else frees it; after the last unlock it is
-            // not touched.
-            let inner = unsafe { pool.as_ref() };
-            let mut guard = inner.lock();
-            let state = &mut *guard;
-            state.closed = true;
-            state.closing = inner.magazine > 0;
-            // Sequentially consistent with `park`: either it sees this, or the walk, which reads behind
-            // the fence, sees its frame.
-            inner.closed.store(true, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            inner.note_door(state);
-            // Parked frames are owned by the pool, and nobody is left to ask for them.
-            for index in 0..state.fresh {
-                if inner.unpark(index) {
-                    state.push(&inner.region, index);
-                    inner.release(state, index);
-                }
-            }
-            if state.closing {
-                drop(guard);
-                // No thread has to use the pool again for its frames to come back. The door is closed
-                // for good.
-                magazine::drain(inner);
-                guard = inner.lock();
-                guard.closing = false;
-            }
-            (guard.all_back(inner.config.frames), inner.config.frames - guard.free)
-        };
-        if last {
-            // SAFETY: closed, and everything is back.
-            unsafe { Inner::destroy(pool) }
-        } else {
-            tracing::warn!(
-                frames = out,
-                "a pool was dropped with frames still out; its memory stays mapped until they are back"
-            );
-        }
-    }
-
-    /// Marks a frame as owned by the pool. Returns whether the pool was closed meanwhile *and* left
-    /// the frame to the caller, who then frees it.
-    pub(crate) fn park(&self, index: u32) -> bool {
-        // Release: what the owner wrote is seen by whoever takes the frame back.
-        let before = self.region.meta[index as usize].flags.swap(PARKED, Ordering::SeqCst);
-        debug_assert_eq!(before, 0);
-        // The model checker takes sequentially consistent accesses for weaker than they are, but not fences.
-        #[cfg(loom)]
-        fence(Ordering::SeqCst);
-        self.closed.load(Ordering::SeqCst) && self.unpark(index)
-    }
-
-    /// Takes the ownership of a parked frame; at most one of all who try gets it.
-    pub(crate) fn unpark(&self, index: u32) -> bool {
-        let flags = &self.region.meta[index as usize].flags;
-        flags.load(Ordering::Relaxed) == PARKED
-            && flags.compare_exchange(PARKED, 0, Ordering::SeqCst, Ordering::Relaxed).is_ok()
-    }
-
-    /// Frees the pool itself.
-    ///
-    /// # Safety
-    /// `pool` is closed and everything is back, as said under the lock to this caller alone.
-    #[cold]
-    unsafe fn destroy(pool: NonNull<Inner>) {
-        #[cfg(loom)]
-        DESTROYED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        // SAFETY: made by `Box::into_raw` in `PagePool::try_new`; the caller is the last to reach it.
-        drop(unsafe { Box::from_raw(pool.as_ptr()) });
     }
 }

@@ -6,6 +6,8 @@
 //! - [`pool`]: [`PagePool`], all the memory a host may use, with watermarks and an emergency floor;
 //! - [`frame`]: [`Frame`], [`PageRef`] and [`FrameRun`], what an allocation returns;
 //! - [`reserves`]: the tree that divides the floor, and the charges against it;
+//! - [`charge`]: charges in pages, bytes and objects, for what is not a frame;
+//! - [`reservation`]: memory promised up front, so that later allocations cannot fail;
 //! - [`scope`]: the guard that entitles the current thread to one reserve;
 //! - [`gfp`]: what an allocation may do;
 //! - [`wait`]: allocations that wait, and in which order they are served;
@@ -16,7 +18,9 @@
 //! - [`backing`]: where the memory comes from: anonymous, memfd, huge pages, locked or not;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
 
+mod alarm;
 pub mod backing;
+pub mod charge;
 pub mod explain;
 pub mod frame;
 pub mod gfp;
@@ -28,6 +32,7 @@ pub mod pool;
 mod queue;
 pub mod reclaim;
 mod region;
+pub mod reservation;
 pub mod reserves;
 pub mod scope;
 pub mod slab;
@@ -39,6 +44,7 @@ pub mod time;
 pub mod wait;
 
 pub use backing::{Backing, BackingConfig, BackingError, BackingKind, HugePages, ZeroedBytes};
+pub use charge::{Charge, ObjectCharge};
 pub use explain::{Verdict, WaitGraph};
 pub use frame::{Frame, FrameId, FrameRun, PageRef};
 pub use gfp::Gfp;
@@ -46,8 +52,9 @@ pub use plan::{InstalledPlan, PLAN_MARGIN_FRAMES, PlanTooLarge, ReservePlan};
 pub use pool::{AllocError, PagePool, PoolConfig, PoolError, Watermarks};
 pub use reclaim::{NoFsScope, NoIoScope, Reclaim, ReclaimHook, ReclaimThread};
 pub use region::META_BYTES_PER_FRAME;
-pub use reserves::{Charge, ReserveError, ReserveId, ReserveInfo};
-pub use scope::{EmergencyScope, SavedScope};
+pub use reservation::{Reservation, ReservationError, ReservationSpec, ReservationStats};
+pub use reserves::{ReserveError, ReserveId, ReserveInfo};
+pub use scope::{EmergencyScope, OpenScope, SavedScope};
 pub use slab::{SlabBox, SlabCache, SlabConfig, SlabError, SlabUsage};
 pub use stats::PoolStats;
 pub use time::{Span, Time};

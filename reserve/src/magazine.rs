@@ -27,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::gfp::Gfp;
 use crate::inner::{Caller, Inner};
 use crate::pool::{AllocError, PagePool};
-use crate::stock::Stock;
+use crate::stock::{Section, Stock};
 
 /// Magazines of a thread; a thread that uses more pools at a time shares them out. A power of two.
 const SLOTS: usize = 4;
@@ -224,6 +224,30 @@ pub(crate) fn refill(pool: &PagePool, gfp: Gfp, caller: Caller) -> Result<u32, A
         Err(_) if drain(inner) > 0 => inner.take(gfp, caller),
         other => other,
     }
+}
+
+/// Calls `take` in a section of this thread's stock of the pool, if the thread has or gets one, for who
+/// takes a frame in another way than [`refill`].
+///
+/// # Safety
+/// `pool` is alive.
+pub(crate) unsafe fn with_stock<R>(
+    pool: NonNull<Inner>,
+    take: impl FnOnce(Option<&Section<'_>>) -> R,
+) -> R {
+    // SAFETY: as this function demands.
+    let inner = unsafe { pool.as_ref() };
+    if inner.magazine == 0 {
+        return take(None);
+    }
+    OWNER.with(|owner| {
+        let magazine = owner.magazine(inner);
+        if magazine.is_of(inner) || magazine.take_for(owner, pool) {
+            take(Some(&magazine.stock.enter()))
+        } else {
+            take(None)
+        }
+    })
 }
 
 /// Puts an uncharged frame into the magazine, if it has room and memory is plentiful. Returns whether it

@@ -4,8 +4,9 @@
 //!   free frames
 //!   high ────  background reclaim stops
 //!   low  ────  background reclaim starts; guesses (readahead) stop
-//!   min  ────  ordinary allocations stop              = floor + headroom
-//!   atomic ──  allocations that cannot wait stop      = floor + headroom / 2
+//!   min  ────  ordinary allocations stop              = floor + reserved + headroom
+//!   atomic ──  allocations that cannot wait stop      = floor + reserved + headroom / 2
+//!   reserved   promised to reservations (see `reservation`), mostly 0
 //!   floor ───  nothing but charged emergency allocations goes below
 //!   0
 //! ```
@@ -16,6 +17,8 @@
 //! A pool may be used from many threads. Decision, charge and frame are one step under one short spin
 //! lock, so the floor holds whatever runs beside; with [`PoolConfig::magazine`] above 0 each thread
 //! keeps a few frames for itself and does without the lock most of the time.
+
+mod tree;
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -28,7 +31,8 @@ pub(crate) use crate::inner::Inner;
 #[cfg(not(loom))]
 use crate::inner::MAGAZINE_MAX;
 use crate::magazine;
-use crate::reserves::{self, Change, Charge, ReserveError, ReserveId, ReserveInfo};
+use crate::queue::Line;
+use crate::reserves::ReserveId;
 use crate::scope;
 use crate::stats::PoolStats;
 use crate::sync::atomic::Ordering;
@@ -80,9 +84,12 @@ impl PoolConfig {
 pub struct Watermarks {
     /// Only charged emergency allocations go below.
     pub floor: u32,
-    /// Atomic allocations stop here: floor and half of the headroom.
+    /// Frames promised to reservations and not drawn yet. They lie above the floor and below the other
+    /// marks.
+    pub reserved: u32,
+    /// Atomic allocations stop here: floor, reserved, and half of the headroom.
     pub atomic: u32,
-    /// Ordinary allocations stop here: floor and headroom.
+    /// Ordinary allocations stop here: floor, reserved, and headroom.
     pub min: u32,
     /// Background reclaim starts below this.
     pub low: u32,
@@ -208,161 +215,6 @@ impl PagePool {
         self.inner().id
     }
 
-    #[inline]
-    fn node(&self, reserve: ReserveId) -> u16 {
-        reserve.node(self.id())
-    }
-
-    /// Adds a node to the reserve tree, not yet connected: it promises nothing and cannot be
-    /// charged until [`PagePool::connect`]. `limit` is what the node itself promises then.
-    ///
-    /// # Panics
-    /// When `parent` is of another pool, or with more than 65,533 reserves.
-    pub fn add_reserve(&self, parent: ReserveId, name: &str, limit: u32) -> ReserveId {
-        let name = name.into();
-        let node = self.inner().lock().tree.add(self.node(parent), name, limit);
-        ReserveId::new(self.id(), node)
-    }
-
-    /// Connects a node with all below it: its frames are added to its limit and to those above it,
-    /// which raises the floor. Secures the frames first, or fails and changes nothing. Connecting what
-    /// is connected changes nothing.
-    ///
-    /// # Errors
-    /// [`ReserveError::CannotSecure`] when too few frames are free; reclaim is asked to run.
-    ///
-    /// # Panics
-    /// When `reserve` is of another pool.
-    pub fn connect(&self, reserve: ReserveId) -> Result<(), ReserveError> {
-        self.change(&Change::Connect(self.node(reserve)))
-    }
-
-    /// Disconnects a node with all below it: nothing can be charged to them any more, and their frames
-    /// are taken from the limits, which lowers the floor. What is still charged stays promised: the
-    /// limits and the floor fall by the rest now, and by each charge as it is released.
-    ///
-    /// # Errors
-    /// None at present: a node whose charges are outstanding drains as described.
-    ///
-    /// # Panics
-    /// When `reserve` is of another pool.
-    pub fn disconnect(&self, reserve: ReserveId) -> Result<(), ReserveError> {
-        self.change(&Change::Disconnect(self.node(reserve)))
-    }
-
-    /// Sets what a node itself promises (the `limit` of [`PagePool::add_reserve`]). All or nothing, as
-    /// connecting is. [`ReserveId::ROOT`] may be given frames of its own this way.
-    ///
-    /// # Errors
-    /// [`ReserveError::CannotSecure`] when raising needs more frames than are free;
-    /// [`ReserveError::InUse`] when a limit would fall below what is charged.
-    ///
-    /// # Panics
-    /// When `reserve` is of another pool.
-    pub fn resize(&self, reserve: ReserveId, limit: u32) -> Result<(), ReserveError> {
-        self.change(&Change::Resize(self.node(reserve), limit))
-    }
-
-    fn change(&self, change: &Change) -> Result<(), ReserveError> {
-        match self.try_change(change) {
-            // What threads hold back may be what is to be promised.
-            Err(ReserveError::CannotSecure { .. }) if magazine::drain(self.inner()) > 0 => {
-                self.try_change(change)
-            }
-            other => other,
-        }
-    }
-
-    fn try_change(&self, change: &Change) -> Result<(), ReserveError> {
-        let inner = self.inner();
-        let mut guard = inner.lock();
-        let state = &mut *guard;
-        let floor = state.tree.plan(change)?;
-        let now = state.tree.floor();
-        if floor > now && inner.config.reserve && state.can_promise() < floor {
-            let error = ReserveError::CannotSecure {
-                name: state.tree.name(change.node()),
-                wanted: floor - now,
-                free: state.free,
-            };
-            drop(guard);
-            inner.note_pressure();
-            inner.reclaimers.wake();
-            return Err(error);
-        }
-        state.tree.commit(change);
-        inner.note_floor(state);
-        let woken = inner.serve(state);
-        inner.note_plenty(state);
-        drop(guard);
-        woken.wake();
-        Ok(())
-    }
-
-    /// Charges `frames` frames to `reserve` for something that is not a frame itself. No memory is
-    /// taken; what it stands for must have been.
-    ///
-    /// # Errors
-    /// [`ReserveError::AtLimit`] when the node or one above it would exceed its limit, or the node is
-    /// not connected. Nothing is charged then.
-    ///
-    /// # Panics
-    /// When `reserve` is of another pool.
-    pub fn charge(&self, reserve: ReserveId, frames: u32) -> Result<Charge, ReserveError> {
-        let node = self.node(reserve);
-        let mut state = self.inner().lock();
-        match state.tree.charge(node, frames) {
-            Ok(()) => {
-                state.charges += 1;
-                Ok(Charge { pool: self.inner, node, frames })
-            }
-            Err(at) => {
-                let (usage, _, limit, _) = state.tree.counters(at);
-                Err(ReserveError::AtLimit { name: state.tree.name(at), usage, limit })
-            }
-        }
-    }
-
-    /// Frames charged to `reserve` and below now.
-    pub fn reserve_usage(&self, reserve: ReserveId) -> u32 {
-        self.inner().lock().tree.counters(self.node(reserve)).0
-    }
-
-    /// The most frames that were ever charged to `reserve` and below at once.
-    pub fn reserve_peak(&self, reserve: ReserveId) -> u32 {
-        self.inner().lock().tree.counters(self.node(reserve)).1
-    }
-
-    /// What may be charged to `reserve` and below now, in frames: what the connected nodes there
-    /// promise together. The root's limit is the floor.
-    pub fn reserve_limit(&self, reserve: ReserveId) -> u32 {
-        self.inner().lock().tree.counters(self.node(reserve)).2
-    }
-
-    /// Charges that `reserve` refused; each is counted at the node that was full.
-    pub fn reserve_failures(&self, reserve: ReserveId) -> u64 {
-        self.inner().lock().tree.counters(self.node(reserve)).3
-    }
-
-    /// The counters of every node, parents before children.
-    pub fn reserve_info(&self) -> Vec<ReserveInfo> {
-        loop {
-            let nodes = self.inner().lock().tree.len();
-            // Room is made outside the lock; whoever adds a node meanwhile makes us look again.
-            let mut infos = Vec::with_capacity(nodes);
-            let state = self.inner().lock();
-            if state.tree.len() <= infos.capacity() {
-                state.tree.info(self.id(), &mut infos);
-                return infos;
-            }
-        }
-    }
-
-    /// The reserve tree for people to read, as `/proc/reserve_info` of the kernel patches shows it.
-    pub fn reserve_report(&self) -> String {
-        reserves::report(&self.reserve_info())
-    }
-
     /// The memory that the frames lie in, in the order of their ids.
     pub fn backing(&self) -> &Backing {
         self.inner().region.backing()
@@ -399,7 +251,7 @@ impl PagePool {
 
     /// What the pool has gone through: waits, reclaim, drains.
     pub fn stats(&self) -> PoolStats {
-        let waiting = self.inner().lock().waits.len();
+        let waiting = self.inner().lock().waits.len(Line::Frames);
         self.inner().counters.stats(waiting)
     }
 

@@ -1,5 +1,5 @@
-//! The queue of those who wait for a frame: nodes on the waiters' own stacks, linked under the pool's
-//! lock.
+//! The queue of those who wait for a frame or a promise: nodes on the waiters' own stacks, linked under the
+//! pool's lock, in a line for each of the two.
 //!
 //! ```text
 //!   queued ── grant, under the lock ──> granted ── wake, outside of it ──> woken: the waiter may go
@@ -19,19 +19,55 @@ use std::ptr::NonNull;
 
 use crate::gfp::Gfp;
 use crate::inner::Caller;
+use crate::reserves::Change;
 use crate::sync::Plain;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{self, Thread};
 
+/// What somebody waits for, and what is granted then.
+#[derive(Clone, Copy)]
+pub(crate) enum Want {
+    /// A frame; its index.
+    Frame,
+    /// So many frames for a reservation; see `promise_code`.
+    Promise(u32),
+    /// A change of the reserve tree, which raises the floor by so many frames; see `CHANGE_MADE`.
+    Change(Change, u32),
+}
+
+/// The lines in which waiters stand.
+#[derive(Clone, Copy)]
+pub(crate) enum Line {
+    Frames,
+    Promises,
+}
+
+impl Want {
+    fn line(self) -> Line {
+        match self {
+            Want::Frame => Line::Frames,
+            Want::Promise(_) | Want::Change(..) => Line::Promises,
+        }
+    }
+
+    fn frames(self) -> u32 {
+        match self {
+            Want::Frame => 1,
+            Want::Promise(frames) | Want::Change(_, frames) => frames,
+        }
+    }
+}
+
 /// One who waits.
 pub(crate) struct Node {
+    pub(crate) want: Want,
     pub(crate) gfp: Gfp,
     pub(crate) caller: Caller,
     next: Cell<Option<NodeRef>>,
     prev: Cell<Option<NodeRef>>,
     queued: Cell<bool>,
     /// What was granted; valid once woken.
-    frame: Plain,
+    grant: Plain,
     /// Taken by whoever wakes.
     thread: Cell<Option<Thread>>,
     woken: AtomicBool,
@@ -52,14 +88,15 @@ impl Deref for NodeRef {
 
 impl Node {
     /// A node of the current thread, not queued yet.
-    pub(crate) fn new(gfp: Gfp, caller: Caller) -> Node {
+    pub(crate) fn new(want: Want, gfp: Gfp, caller: Caller) -> Node {
         Node {
+            want,
             gfp,
             caller,
             next: Cell::new(None),
             prev: Cell::new(None),
             queued: Cell::new(false),
-            frame: Plain::new(0),
+            grant: Plain::new(0),
             thread: Cell::new(None),
             woken: AtomicBool::new(false),
         }
@@ -77,14 +114,14 @@ impl Node {
     /// What was granted, once it was.
     pub(crate) fn granted(&self) -> Option<u32> {
         // Acquire: what whoever woke this did, the grant included, is seen.
-        self.woken.load(Ordering::Acquire).then(|| self.frame.get())
+        self.woken.load(Ordering::Acquire).then(|| self.grant.get())
     }
 
     /// Waits for the end of a wake-up that has begun.
     pub(crate) fn wait_woken(&self) -> u32 {
         loop {
-            if let Some(frame) = self.granted() {
-                return frame;
+            if let Some(grant) = self.granted() {
+                return grant;
             }
             thread::yield_now();
             crate::sync::see_latest(&self.woken);
@@ -132,9 +169,13 @@ impl List {
     }
 }
 
-/// Who waits for a frame, and which of them are held back from reclaiming meanwhile.
+/// Who waits, and which of them are held back from reclaiming meanwhile.
 pub(crate) struct WaitQueue {
-    waiters: List,
+    /// In the two lines together.
+    all: u32,
+    lines: [List; 2],
+    /// Frames that they want together.
+    wanted: u64,
     throttled: List,
 }
 
@@ -143,30 +184,42 @@ unsafe impl Send for WaitQueue {}
 
 impl WaitQueue {
     pub(crate) const fn new() -> WaitQueue {
-        WaitQueue { waiters: List::EMPTY, throttled: List::EMPTY }
+        WaitQueue { all: 0, lines: [List::EMPTY; 2], wanted: 0, throttled: List::EMPTY }
     }
 
     /// Nobody waits; then nobody is throttled either, who waits too.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiters.len == 0
+        self.all == 0
     }
 
-    pub(crate) fn len(&self) -> u32 {
-        self.waiters.len
+    pub(crate) fn len(&self, line: Line) -> u32 {
+        self.lines[line as usize].len
     }
 
-    pub(crate) fn first(&self) -> Option<NodeRef> {
-        self.waiters.head
+    pub(crate) fn first(&self, line: Line) -> Option<NodeRef> {
+        self.lines[line as usize].head
     }
 
-    /// Queues a node behind all of its rank.
+    /// Frames that all who wait want together.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.wanted
+    }
+
+    /// Whether a promise to this caller would overtake somebody of its rank.
+    pub(crate) fn is_behind(&self, caller: Caller) -> bool {
+        let last = self.lines[Line::Promises as usize].tail;
+        caller.entitled.is_none() && last.is_some_and(|last| !last.is_entitled())
+    }
+
+    /// Queues a node behind all of its rank in its line.
     ///
     /// # Safety
     /// The node stays where it is, and alive, until [`WaitQueue::leave`] returned true for it or it is
     /// woken. It is queued nowhere. The current thread is the one that waits.
     pub(crate) unsafe fn join(&mut self, node: &Node) {
-        let mut before = self.waiters.tail;
+        let line = &mut self.lines[node.want.line() as usize];
+        let mut before = line.tail;
         while let Some(other) = before
             && node.is_entitled()
             && !other.is_entitled()
@@ -174,22 +227,30 @@ impl WaitQueue {
             before = other.prev.get();
         }
         node.thread.set(Some(thread::current()));
-        self.waiters.insert_behind(before, NodeRef(NonNull::from(node)));
+        line.insert_behind(before, NodeRef(NonNull::from(node)));
+        self.all += 1;
+        self.wanted += u64::from(node.want.frames());
     }
 
-    /// Takes a node off; false if it was granted a frame already, and is woken or about to be.
+    fn remove(&mut self, node: NodeRef) {
+        self.lines[node.want.line() as usize].remove(node);
+        self.all -= 1;
+        self.wanted -= u64::from(node.want.frames());
+    }
+
+    /// Takes a node off; false if it was granted what it wants already, and is woken or about to be.
     pub(crate) fn leave(&mut self, node: &Node) -> bool {
         let queued = node.queued.get();
         if queued {
-            self.waiters.remove(NodeRef(NonNull::from(node)));
+            self.remove(NodeRef(NonNull::from(node)));
         }
         queued
     }
 
-    /// Hands a frame to a waiter. It learns of it when `woken` wakes.
-    pub(crate) fn grant(&mut self, node: NodeRef, frame: u32, woken: &mut Woken) {
-        self.waiters.remove(node);
-        node.frame.set(frame);
+    /// Grants what a waiter wants. It learns of it when `woken` wakes.
+    pub(crate) fn grant(&mut self, node: NodeRef, grant: u32, woken: &mut Woken) {
+        self.remove(node);
+        node.grant.set(grant);
         woken.add(node);
     }
 

@@ -18,13 +18,14 @@
 //!   `held` is what the node itself adds: its own frames while connected, and otherwise just what is
 //!   still charged to it. So the floor never falls below what is in use, and follows it down.
 //!
+//! - of a node that counts objects, `direct` = charges in frames + ceil(objects / objects a frame): the
+//!   objects of all charges share frames, as those of a slab cache do.
+//!
 //! Nothing here is clamped: a count that would go below zero is a broken invariant and stops the run.
 
-use std::fmt;
-use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::pool::Inner;
+use crate::alarm::{Alarm, Told};
 
 /// Names a node of a pool's reserve tree. Using it with another pool is caught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,9 +89,9 @@ pub enum ReserveError {
 
 const NO_PARENT: u16 = u16::MAX;
 
-/// One node, and what of it is shown to people.
+/// What every charge looks at: half a cache line.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
+struct Node {
     limit: u32,
     usage: u32,
     peak: u32,
@@ -98,10 +99,24 @@ pub(crate) struct Node {
     direct: u32,
     /// What the node itself adds to the limits: `own` while connected, else `direct`.
     held: u32,
-    own: u32,
+    /// Usage from here on, or below this, concerns the alarm.
+    above: u32,
+    below: u32,
     parent: u16,
     connected: bool,
+}
+
+/// The rest of a node.
+#[derive(Clone, Debug)]
+struct Record {
+    own: u32,
     failures: u64,
+    waits: u64,
+    alarm: Alarm,
+    /// Objects charged to this node itself.
+    objects: u64,
+    /// Objects that share a frame; 0: the node does not count objects.
+    per_frame: u32,
     name: Arc<str>,
     /// Scratch of a change that is being worked out, meaningless between calls.
     next_held: u32,
@@ -109,22 +124,50 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(parent: u16, name: Arc<str>, own: u32) -> Node {
+    fn new(parent: u16, connected: bool) -> Node {
         Node {
             limit: 0,
             usage: 0,
             peak: 0,
             direct: 0,
             held: 0,
-            own,
+            above: u32::MAX,
+            below: 0,
             parent,
-            connected: false,
+            connected,
+        }
+    }
+}
+
+impl Record {
+    fn new(name: Arc<str>, own: u32) -> Record {
+        Record {
+            own,
             failures: 0,
+            waits: 0,
+            alarm: Alarm::new(),
+            objects: 0,
+            per_frame: 0,
             name,
             next_held: 0,
             next_limit: 0,
         }
     }
+}
+
+/// Brings the alarm of a node up to date. A node that drains is full all the time, which is nothing to
+/// tell. Returns whether something is to be told.
+#[cold]
+fn follow(node: &mut Node, record: &mut Record) -> bool {
+    let limit = if node.connected { node.limit } else { 0 };
+    let told = record.alarm.follow(node.usage, limit);
+    (node.above, node.below) = record.alarm.bounds();
+    told
+}
+
+/// Frames of `objects` objects that share frames.
+fn frames_of(objects: u64, per_frame: u32) -> u64 {
+    if per_frame == 0 { 0 } else { objects.div_ceil(u64::from(per_frame)) }
 }
 
 /// The counters of one node, as [`PagePool::reserve_info`](crate::PagePool::reserve_info) reports them.
@@ -148,9 +191,16 @@ pub struct ReserveInfo {
     pub peak: u32,
     /// Charges that this node refused.
     pub failures: u64,
+    /// Times that somebody waited for this node: to be connected, resized, or to reserve from it.
+    pub waits: u64,
+    /// Objects charged to this node itself.
+    pub objects: u64,
+    /// Objects that share a frame, if the node counts objects.
+    pub objects_per_frame: Option<u32>,
 }
 
 /// A change of the tree that has been worked out and not yet made.
+#[derive(Clone, Copy)]
 pub(crate) enum Change {
     Connect(u16),
     Disconnect(u16),
@@ -168,15 +218,19 @@ impl Change {
 /// The tree of one pool; lives under the pool's lock. Parents come before their children.
 pub(crate) struct Tree {
     nodes: Vec<Node>,
+    /// One for each node.
+    records: Vec<Record>,
+    /// A node has a level to be told.
+    alarmed: bool,
 }
 
 impl Tree {
     pub(crate) fn new() -> Tree {
-        let mut root = Node::new(NO_PARENT, "total".into(), 0);
-        root.connected = true;
         let mut nodes = Vec::with_capacity(32);
-        nodes.push(root);
-        Tree { nodes }
+        nodes.push(Node::new(NO_PARENT, true));
+        let mut records = Vec::with_capacity(32);
+        records.push(Record::new("total".into(), 0));
+        Tree { nodes, records, alarmed: false }
     }
 
     /// Frames promised in all: the floor.
@@ -186,13 +240,13 @@ impl Tree {
     }
 
     pub(crate) fn name(&self, node: u16) -> Arc<str> {
-        self.nodes[usize::from(node)].name.clone()
+        self.records[usize::from(node)].name.clone()
     }
 
     /// `(usage, peak, limit, failures)` of a node.
     pub(crate) fn counters(&self, node: u16) -> (u32, u32, u32, u64) {
         let n = &self.nodes[usize::from(node)];
-        (n.usage, n.peak, n.limit, n.failures)
+        (n.usage, n.peak, n.limit, self.records[usize::from(node)].failures)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -204,25 +258,24 @@ impl Tree {
         assert!(usize::from(parent) < self.nodes.len(), "the parent is a node of this tree");
         let id = u16::try_from(self.nodes.len()).ok().filter(|&id| id < NO_PARENT - 1);
         let id = id.expect("a tree has at most 65,533 reserves");
-        self.nodes.push(Node::new(parent, name, own));
+        self.nodes.push(Node::new(parent, false));
+        self.records.push(Record::new(name, own));
         id
     }
 
     /// Charges `n` frames to `node` and to all above it, or to none of them: then the node that
     /// refused has counted a failure, and is returned.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn charge(&mut self, node: u16, n: u32) -> Result<(), u16> {
         let nodes = &mut self.nodes[..];
         if !nodes[usize::from(node)].connected {
-            nodes[usize::from(node)].failures += 1;
-            return Err(node);
+            return Err(self.refuse(node));
         }
         let mut at = node;
         while at != NO_PARENT {
             let here = &mut nodes[usize::from(at)];
             if here.limit - here.usage < n {
-                here.failures += 1;
-                return Err(at);
+                return Err(self.refuse(at));
             }
             at = here.parent;
         }
@@ -232,6 +285,9 @@ impl Tree {
             let here = &mut nodes[usize::from(at)];
             here.usage += n;
             here.peak = here.peak.max(here.usage);
+            if here.usage >= here.above {
+                self.alarmed |= follow(here, &mut self.records[usize::from(at)]);
+            }
             at = here.parent;
         }
         Ok(())
@@ -250,9 +306,79 @@ impl Tree {
         room
     }
 
+    /// Counts that a node refused a charge.
+    #[cold]
+    fn refuse(&mut self, node: u16) -> u16 {
+        self.records[usize::from(node)].failures += 1;
+        node
+    }
+
+    /// Charges `n` objects to a node that counts objects: the frames that they need beyond those that
+    /// the node's objects have already.
+    pub(crate) fn charge_objects(&mut self, node: u16, n: u32) -> Result<(), u16> {
+        let here = &self.records[usize::from(node)];
+        assert!(here.per_frame > 0, "reserve {} does not count objects", here.name);
+        let objects = here.objects + u64::from(n);
+        let more = frames_of(objects, here.per_frame) - frames_of(here.objects, here.per_frame);
+        // More frames than can be numbered are over any limit.
+        self.charge(node, u32::try_from(more).unwrap_or(u32::MAX))?;
+        self.records[usize::from(node)].objects = objects;
+        Ok(())
+    }
+
+    /// Takes back a charge of objects. Returns what [`Tree::uncharge`] does.
+    pub(crate) fn uncharge_objects(&mut self, node: u16, n: u32) -> bool {
+        let here = &mut self.records[usize::from(node)];
+        let left = here.objects.checked_sub(u64::from(n));
+        let left = left.expect("more objects are given back than were charged");
+        let fewer = frames_of(here.objects, here.per_frame) - frames_of(left, here.per_frame);
+        here.objects = left;
+        // At most what is charged directly, which is a u32.
+        self.uncharge(node, fewer as u32)
+    }
+
+    /// Lets a node count objects.
+    pub(crate) fn count_objects(&mut self, node: u16, per_frame: u32) {
+        assert!(per_frame > 0, "a frame holds an object at least");
+        let here = &mut self.records[usize::from(node)];
+        let same = here.per_frame == per_frame || here.objects == 0;
+        assert!(same, "reserve {} has objects of another size charged", here.name);
+        here.per_frame = per_frame;
+    }
+
+    pub(crate) fn waits(&self, node: u16) -> u64 {
+        self.records[usize::from(node)].waits
+    }
+
+    /// Counts that somebody waits for a node.
+    pub(crate) fn note_wait(&mut self, node: u16) {
+        self.records[usize::from(node)].waits += 1;
+    }
+
+    /// Whether a node has a level to be told.
+    #[inline]
+    pub(crate) fn alarmed(&self) -> bool {
+        self.alarmed
+    }
+
+    /// The next level to be told.
+    pub(crate) fn take_alarm(&mut self) -> Option<Told> {
+        if !self.alarmed {
+            return None;
+        }
+        for (node, record) in self.nodes.iter().zip(&mut self.records) {
+            if let Some((percent, times)) = record.alarm.take() {
+                let (name, &Node { usage, limit, .. }) = (record.name.clone(), node);
+                return Some(Told { name, percent, usage, limit, times });
+            }
+        }
+        self.alarmed = false;
+        None
+    }
+
     /// Takes back a charge. Returns whether the floor fell with it, because the node was disconnected
     /// with the charge outstanding.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn uncharge(&mut self, node: u16, n: u32) -> bool {
         let nodes = &mut self.nodes[..];
         let first = &mut nodes[usize::from(node)];
@@ -269,6 +395,9 @@ impl Tree {
             if draining {
                 here.limit -= n;
             }
+            if draining || here.usage < here.below {
+                follow(here, &mut self.records[usize::from(at)]);
+            }
             at = here.parent;
         }
         draining
@@ -282,30 +411,30 @@ impl Tree {
         let target = change.node();
         for i in 0..self.nodes.len() {
             let within = self.is_within(i as u16, target);
-            let n = &mut self.nodes[i];
-            n.next_held = match *change {
-                Change::Connect(_) if within => n.own,
+            let (n, r) = (&self.nodes[i], &mut self.records[i]);
+            r.next_held = match *change {
+                Change::Connect(_) if within => r.own,
                 Change::Disconnect(_) if within => n.direct,
                 Change::Resize(node, own) if usize::from(node) == i && n.connected => own,
                 _ => n.held,
             };
-            n.next_limit = u64::from(n.next_held);
+            r.next_limit = u64::from(r.next_held);
         }
         for i in (1..self.nodes.len()).rev() {
-            let Node { next_limit, parent, .. } = self.nodes[i];
-            self.nodes[usize::from(parent)].next_limit += next_limit;
+            let next_limit = self.records[i].next_limit;
+            self.records[usize::from(self.nodes[i].parent)].next_limit += next_limit;
         }
-        for n in &self.nodes {
-            if n.next_limit < u64::from(n.usage) {
+        for (n, r) in self.nodes.iter().zip(&self.records) {
+            if r.next_limit < u64::from(n.usage) {
                 return Err(ReserveError::InUse {
-                    name: n.name.clone(),
+                    name: r.name.clone(),
                     usage: n.usage,
-                    limit: n.next_limit as u32,
+                    limit: r.next_limit as u32,
                 });
             }
         }
         // More than 2^32 frames can never be secured: the caller sees a floor above all memory.
-        Ok(u32::try_from(self.nodes[0].next_limit).unwrap_or(u32::MAX))
+        Ok(u32::try_from(self.records[0].next_limit).unwrap_or(u32::MAX))
     }
 
     /// Makes the change that was worked out last.
@@ -313,15 +442,16 @@ impl Tree {
         let target = change.node();
         for i in 0..self.nodes.len() {
             let within = self.is_within(i as u16, target);
-            let n = &mut self.nodes[i];
+            let (n, r) = (&mut self.nodes[i], &mut self.records[i]);
             match *change {
                 Change::Connect(_) if within => n.connected = true,
                 Change::Disconnect(_) if within => n.connected = false,
-                Change::Resize(node, own) if usize::from(node) == i => n.own = own,
+                Change::Resize(node, own) if usize::from(node) == i => r.own = own,
                 _ => {}
             }
-            n.held = n.next_held;
-            n.limit = u32::try_from(n.next_limit).expect("no limit exceeds the floor");
+            n.held = r.next_held;
+            n.limit = u32::try_from(r.next_limit).expect("no limit exceeds the floor");
+            self.alarmed |= follow(n, r);
         }
     }
 
@@ -336,18 +466,22 @@ impl Tree {
 
     /// What people see of the nodes. Fills `out` up to its capacity, so that nothing is allocated here.
     pub(crate) fn info(&self, pool: u32, out: &mut Vec<ReserveInfo>) {
-        for (i, n) in self.nodes.iter().enumerate().take(out.capacity()) {
+        let nodes = self.nodes.iter().zip(&self.records).enumerate();
+        for (i, (n, r)) in nodes.take(out.capacity()) {
             let id = |node| ReserveId::new(pool, node);
             out.push(ReserveInfo {
                 id: id(i as u16),
                 parent: (n.parent != NO_PARENT).then(|| id(n.parent)),
-                name: n.name.clone(),
+                name: r.name.clone(),
                 connected: n.connected,
-                own: n.own,
+                own: r.own,
                 limit: n.limit,
                 usage: n.usage,
                 peak: n.peak,
-                failures: n.failures,
+                failures: r.failures,
+                waits: r.waits,
+                objects: r.objects,
+                objects_per_frame: (r.per_frame > 0).then_some(r.per_frame),
             });
         }
     }
@@ -366,8 +500,8 @@ pub(crate) fn report(infos: &[ReserveInfo]) -> String {
     }
     let width = order.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0).max(8);
     let mut text = format!(
-        "{:width$} {:>8} {:>8} {:>8} {:>8}  state\n",
-        "reserve", "usage", "peak", "limit", "failures"
+        "{:width$} {:>8} {:>8} {:>8} {:>8} {:>8}  state\n",
+        "reserve", "usage", "peak", "limit", "failures", "waits"
     );
     for (label, i) in order {
         let state = match (i.connected, i.usage) {
@@ -376,58 +510,15 @@ pub(crate) fn report(infos: &[ReserveInfo]) -> String {
             (false, _) => "draining",
         };
         text += &format!(
-            "{label:width$} {:>8} {:>8} {:>8} {:>8}  {state}\n",
-            i.usage, i.peak, i.limit, i.failures
+            "{label:width$} {:>8} {:>8} {:>8} {:>8} {:>8}  {state}",
+            i.usage, i.peak, i.limit, i.failures, i.waits
         );
+        if let Some(per_frame) = i.objects_per_frame {
+            text += &format!(", {} objects, {per_frame} a frame", i.objects);
+        }
+        text.push('\n');
     }
     text
-}
-
-/// Frames charged to a reserve for something that is not a frame of the pool itself, such as objects
-/// whose memory was taken before. Dropping it releases the charge, so none can be released twice.
-///
-/// Made by [`PagePool::charge`](crate::PagePool::charge).
-#[must_use = "the charge is released when this is dropped"]
-pub struct Charge {
-    // Counted in the pool's `charges`, which keeps the pool alive.
-    pub(crate) pool: NonNull<Inner>,
-    pub(crate) node: u16,
-    pub(crate) frames: u32,
-}
-
-// SAFETY: a charge is a number and a pool that is itself usable from every thread; the pool lives at
-// least as long as the charge, which it counts.
-unsafe impl Send for Charge {}
-// SAFETY: as above; nothing can be changed through a shared charge.
-unsafe impl Sync for Charge {}
-
-impl Charge {
-    /// Frames charged.
-    pub fn frames(&self) -> u32 {
-        self.frames
-    }
-
-    /// The reserve that is charged.
-    pub fn reserve(&self) -> ReserveId {
-        // SAFETY: this charge is counted by its pool, which therefore exists.
-        ReserveId::new(unsafe { self.pool.as_ref() }.id, self.node)
-    }
-}
-
-impl fmt::Debug for Charge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Charge")
-            .field("reserve", &self.reserve())
-            .field("frames", &self.frames)
-            .finish()
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        // SAFETY: this charge is counted by its pool and is released here, once.
-        unsafe { Inner::release_charge(self.pool, self.node, self.frames) }
-    }
 }
 
 #[cfg(test)]

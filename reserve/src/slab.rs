@@ -149,6 +149,8 @@ struct Slots {
     used: u16,
     list: List,
     charged: bool,
+    /// A reservation takes slots of this page, and nobody else: on no list, and kept when it is empty.
+    pinned: bool,
 }
 
 struct Inner<T> {
@@ -303,6 +305,7 @@ impl<T> SlabCache<T> {
                 used: 0,
                 list: List::None,
                 charged,
+                pinned: false,
             },
         };
         // SAFETY: the frame was just allocated and is owned by this cache now; it is page-aligned, and
@@ -313,6 +316,64 @@ impl<T> SlabCache<T> {
         // SAFETY: the header is initialised and on no list.
         unsafe { inner.relist(state, page) };
         page
+    }
+
+    /// The pool's id.
+    pub(crate) fn pool_id(&self) -> u32 {
+        self.inner().pool.id()
+    }
+
+    /// Makes a frame of the cache's pool a page that nobody but the caller takes slots of, until
+    /// [`SlabCache::unpin`].
+    pub(crate) fn pin(&self, frame: Frame) -> u32 {
+        let inner = self.inner();
+        debug_assert!(frame.is_of(&inner.pool));
+        let mut state = inner.state.lock();
+        let page = self.add_page(&mut state, frame);
+        // SAFETY: a page of this cache, under the lock.
+        unsafe {
+            inner.slots(page).pinned = true;
+            inner.relist(&mut state, page);
+        }
+        page
+    }
+
+    /// An object in a pinned page.
+    ///
+    /// # Safety
+    /// The caller has pinned `page` of this cache and taken fewer than [`SlabCache::PER_PAGE`] slots
+    /// of it.
+    pub(crate) unsafe fn alloc_pinned(&self, page: u32, value: T) -> SlabBox<T> {
+        let inner = self.inner();
+        let mut state = inner.state.lock();
+        // SAFETY: a page of this cache with a free slot, under the lock.
+        let object = unsafe { inner.take_slot(&mut state, page) };
+        drop(state);
+        // SAFETY: as in `alloc_as`.
+        unsafe { object.write(value) };
+        SlabBox { object, _owns: PhantomData }
+    }
+
+    /// Makes a pinned page one like the others.
+    ///
+    /// # Safety
+    /// The caller has pinned `page` of this cache, and does not use it any more.
+    pub(crate) unsafe fn unpin(&self, page: u32) {
+        let inner = self.inner();
+        let mut state = inner.state.lock();
+        // SAFETY: a page of this cache, under the lock; no other reference to its slots lives.
+        let slots = unsafe { inner.slots(page) };
+        slots.pinned = false;
+        let empty = if slots.used == 0 {
+            // SAFETY: as above, and it has no object.
+            Some(unsafe { inner.retire(&mut state, page) })
+        } else {
+            // SAFETY: as above.
+            unsafe { inner.relist(&mut state, page) };
+            None
+        };
+        drop(state);
+        drop(empty);
     }
 
     /// Exchanges reserve pages for ordinary memory as far as there is some: see the module. Returns
@@ -388,7 +449,6 @@ impl<T> Inner<T> {
         page: u32,
         object: NonNull<u8>,
     ) -> (Option<EmptyPage>, bool) {
-        let base = self.pool.inner().region.data(page);
         let offset = (object.as_ptr() as usize % PAGE_SIZE) as u16;
         // SAFETY: as in `take_slot`.
         let slots = unsafe { self.slots(page) };
@@ -399,20 +459,32 @@ impl<T> Inner<T> {
         slots.used -= 1;
         state.usage.objects -= 1;
         let mut empty = None;
-        if slots.used == 0 {
-            let (charged, dirty) = (slots.charged, usize::from(slots.fresh));
-            // SAFETY: as this function demands.
-            unsafe { self.unlist(state, page) };
-            state.usage.pages -= 1;
-            state.usage.reserve_pages -= u32::from(charged);
-            // SAFETY: the frame was owned by the cache, which forgets it here.
-            let frame = unsafe { Frame::new(self.pool.raw(), FrameId(page)) };
-            empty = Some(EmptyPage { base, dirty, _frame: frame });
+        if slots.used == 0 && !slots.pinned {
+            // SAFETY: as this function demands; it has no object.
+            empty = Some(unsafe { self.retire(state, page) });
         } else if was_full {
             // SAFETY: as this function demands.
             unsafe { self.relist(state, page) };
         }
         (empty, state.closed && state.usage.objects == 0)
+    }
+
+    /// Takes a page without objects out of the cache.
+    ///
+    /// # Safety
+    /// `page` is a page of this cache without an object, and the caller holds the lock that `state`
+    /// comes from.
+    unsafe fn retire(&self, state: &mut State, page: u32) -> EmptyPage {
+        // SAFETY: as in `take_slot`.
+        let slots = unsafe { self.slots(page) };
+        let (charged, dirty) = (slots.charged, usize::from(slots.fresh));
+        // SAFETY: as this function demands.
+        unsafe { self.unlist(state, page) };
+        state.usage.pages -= 1;
+        state.usage.reserve_pages -= u32::from(charged);
+        // SAFETY: the frame was owned by the cache, which forgets it here.
+        let frame = unsafe { Frame::new(self.pool.raw(), FrameId(page)) };
+        EmptyPage { base: self.pool.inner().region.data(page), dirty, _frame: frame }
     }
 
     /// Makes an ordinary page of a reserve page if ordinary memory is back.
@@ -442,6 +514,7 @@ impl<T> Inner<T> {
         let slots = unsafe { self.slots(page) };
         let full = u32::from(slots.used) == SlabCache::<T>::PER_PAGE;
         slots.list = match (slots.charged && self.fairness, full) {
+            _ if slots.pinned => List::None,
             (false, false) => List::Open,
             (false, true) => List::None,
             (true, false) => List::Reserve,

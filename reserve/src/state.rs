@@ -5,6 +5,7 @@
 use crate::gfp::Gfp;
 use crate::pool::{PoolConfig, Watermarks};
 use crate::region::{MARKED, Region};
+use crate::reservation::Reservations;
 use crate::reserves::{ReserveId, Tree};
 use crate::sync::atomic::Ordering;
 use crate::wait::WaitQueue;
@@ -21,7 +22,7 @@ pub(crate) struct State {
     /// Frames that are out and charged.
     pub(crate) charged: u32,
     pub(crate) frees: u64,
-    /// Live `Charge` objects, which hold no frame.
+    /// Live charges and reservations, which hold no frame.
     pub(crate) charges: u64,
     pub(crate) closed: bool,
     /// The last handle is gone and has yet to empty the magazines: it keeps the pool alive.
@@ -39,6 +40,7 @@ pub(crate) struct State {
     pub(crate) waits: WaitQueue,
     pub(crate) marks: Watermarks,
     pub(crate) tree: Tree,
+    pub(crate) reservations: Reservations,
 }
 
 /// Who asks, apart from the flags of the call.
@@ -67,9 +69,10 @@ impl State {
         self.closed && !self.closing && self.free == frames && self.charges == 0
     }
 
-    /// Frames that could be promised: those free, and those in use by entitled callers already.
+    /// Frames that could be promised: those free and not reserved, and those in use by entitled callers
+    /// already.
     pub(crate) fn can_promise(&self) -> u32 {
-        self.free + self.charged
+        self.free + self.charged - self.reservations.frames
     }
 
     /// Whether half of the floor is used: then direct reclaim takes turns, so that the rest is left to those
@@ -160,13 +163,15 @@ pub(crate) fn stock_is_ours(state: &State) -> bool {
     !state.draining
 }
 
-pub(crate) fn watermarks(config: &PoolConfig, promised: u32) -> Watermarks {
+pub(crate) fn watermarks(config: &PoolConfig, promised: u32, reserved: u32) -> Watermarks {
     let floor = if config.reserve { promised } else { 0 };
-    let min = floor.saturating_add(config.headroom);
+    let kept = floor.saturating_add(reserved);
+    let min = kept.saturating_add(config.headroom);
     let low = min.saturating_add(config.low_gap);
     Watermarks {
         floor,
-        atomic: floor.saturating_add(config.headroom / 2),
+        reserved,
+        atomic: kept.saturating_add(config.headroom / 2),
         min,
         low,
         high: low.saturating_add(config.high_gap),

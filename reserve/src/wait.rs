@@ -11,6 +11,9 @@
 //!   who may go further do: atomic callers stop at a lower mark, entitled ones have their reserve.
 //! - An entitled caller does not wait behind one whose reserve is used up, if its own is not.
 //!
+//! Reservations and changes of the reserve tree wait in a line of their own, behind all who wait for a frame:
+//! see `inner::serve`. The rest is the same: who reclaims, who is woken by what, how it ends.
+//!
 //! Waiting uses no heap: the waiter's node is on its stack.
 
 use std::time::{Duration, Instant};
@@ -20,10 +23,11 @@ use crate::gfp::Gfp;
 use crate::inner::{Caller, Inner};
 use crate::magazine;
 use crate::pool::{AllocError, PagePool};
-use crate::queue::Node;
+use crate::queue::{Line, Node, Want};
 pub(crate) use crate::queue::{WaitQueue, Woken};
 use crate::reclaim;
 use crate::reserves::ReserveId;
+use crate::state::State;
 use crate::sync::thread;
 
 /// How long a waiter that reclaimed nothing sleeps before it tries again, at first and at most; it is woken
@@ -156,7 +160,7 @@ fn wait(
     gfp: Gfp,
     mut caller: Caller,
     deadline: Deadline,
-    mut refused: AllocError,
+    refused: AllocError,
 ) -> Result<Frame, WaitError> {
     let gfp = gfp | reclaim::limits();
     if !gfp.may_wait() || reclaim::is_inside() {
@@ -166,113 +170,131 @@ fn wait(
         caller.entitled = None;
     }
     let started = Instant::now();
-    let node = Node::new(gfp, caller);
-    let waiter = match Waiter::queue(pool, &node) {
-        Ok(frame) => return Ok(frame),
-        Err((waiter, error)) => {
-            refused = error;
-            waiter
-        }
-    };
     let inner = pool.inner();
-    // Only now: what is freed from here on reaches this waiter, so nothing can hide from it.
-    magazine::drain(inner);
-    inner.reclaimers.wake();
-    let (mut reclaims, mut freed) = (0, 0);
-    let mut pause = PAUSE_FIRST;
-    loop {
-        if node.granted().is_some() {
-            return Ok(waiter.into_frame());
-        }
-        if deadline.has_passed() {
-            break;
-        }
-        if caller.by_scope || !inner.reclaimers.any() {
-            thread::park_until(deadline.0);
-            continue;
-        }
-        if !node.is_entitled() && waiter.throttle(deadline) {
-            continue;
-        }
-        let before = pool.frees();
-        let wanted = inner.wanted();
-        reclaims += 1;
-        freed += u64::from(reclaim::direct(pool, gfp, wanted));
-        if pool.frees() != before {
-            pause = PAUSE_FIRST;
-        } else if node.granted().is_none() {
-            inner.reclaimers.wake();
-            thread::park_until(deadline.at_most(pause));
-            pause = (pause * 2).min(PAUSE_LAST);
-        }
-    }
-    match waiter.leave() {
-        Some(frame) => Ok(frame),
-        None => {
-            inner.counters.timeouts.add(1);
-            Err(WaitError::TimedOut { refused, waited: started.elapsed(), reclaims, freed })
-        }
-    }
-}
-
-/// One who is in the queue, until it leaves, or is dropped by a hook that panics.
-struct Waiter<'a> {
-    pool: &'a PagePool,
-    node: &'a Node,
-}
-
-impl<'a> Waiter<'a> {
-    /// Queues, unless a frame can be had at this moment.
-    fn queue(pool: &'a PagePool, node: &'a Node) -> Result<Frame, (Waiter<'a>, AllocError)> {
-        let inner = pool.inner();
+    let node = Node::new(Want::Frame, gfp, caller);
+    let (granted, refused) = {
         let mut guard = inner.lock();
         let state = &mut *guard;
-        match inner.take_now(state, node.gfp, node.caller) {
+        match inner.take_now(state, gfp, caller) {
             Ok((index, charge)) => {
                 inner.note_plenty(state);
                 drop(guard);
                 if charge != 0 {
                     inner.note_pressure();
                 }
-                // SAFETY: the frame was taken off the list by this call.
-                Ok(unsafe { Frame::new(pool.raw(), FrameId(index)) })
+                (Ok(index), refused)
             }
             Err(error) => {
-                // SAFETY: the node is borrowed by the `Waiter` that is made here, which takes it off or
-                // waits for its wake-up before it ends; its maker is the current thread.
-                unsafe { state.waits.join(node) }
-                inner.counters.longest_queue.max(state.waits.len().into());
+                let waiter = Waiter::join(pool, &node, state);
+                inner.counters.longest_queue.max(state.waits.len(Line::Frames).into());
                 drop(guard);
                 inner.counters.waits.add(1);
-                inner.note_pressure();
-                Err((Waiter { pool, node }, error))
+                (waiter.wait(deadline), error)
             }
         }
+    };
+    if caller.entitled.is_some() {
+        inner.tell_alarms();
     }
-
-    /// The frame that was granted.
-    fn into_frame(self) -> Frame {
-        let index = self.node.wait_woken();
-        let pool = self.pool.raw();
-        std::mem::forget(self);
-        // SAFETY: whoever granted the frame took it off the list for this waiter, once.
-        unsafe { Frame::new(pool, FrameId(index)) }
-    }
-
-    /// Leaves the queue, with a frame if one was granted meanwhile.
-    fn leave(self) -> Option<Frame> {
-        if self.pool.inner().lock().waits.leave(self.node) {
-            std::mem::forget(self);
-            None
-        } else {
-            Some(self.into_frame())
+    match granted {
+        // SAFETY: the frame was taken off the list by this call, or for it by whoever granted it, once.
+        Ok(index) => Ok(unsafe { Frame::new(pool.raw(), FrameId(index)) }),
+        Err(Unserved { reclaims, freed }) => {
+            inner.counters.timeouts.add(1);
+            Err(WaitError::TimedOut { refused, waited: started.elapsed(), reclaims, freed })
         }
+    }
+}
+
+/// What was done in vain until the deadline.
+pub(crate) struct Unserved {
+    reclaims: u32,
+    freed: u64,
+}
+
+/// One who is in the queue, until it leaves, or is dropped by a hook that panics.
+pub(crate) struct Waiter<'a> {
+    pool: &'a PagePool,
+    node: &'a Node,
+}
+
+impl<'a> Waiter<'a> {
+    /// Queues a new node, of this thread. `state` is that of the pool.
+    pub(crate) fn join(pool: &'a PagePool, node: &'a Node, state: &mut State) -> Waiter<'a> {
+        // SAFETY: the node is borrowed by the `Waiter` that is made here, which takes it off or waits for
+        // its wake-up before it ends; its maker is the current thread.
+        unsafe { state.waits.join(node) }
+        Waiter { pool, node }
+    }
+
+    /// Waits, and reclaims meanwhile, until what is wanted was granted, or the deadline: then it has
+    /// left.
+    pub(crate) fn wait(self, deadline: Deadline) -> Result<u32, Unserved> {
+        let (inner, node, gfp) = (self.pool.inner(), self.node, self.node.gfp);
+        inner.note_pressure();
+        // Only now: what is freed from here on reaches this waiter, so nothing can hide from it.
+        magazine::drain(inner);
+        inner.reclaimers.wake();
+        let mut tried = Unserved { reclaims: 0, freed: 0 };
+        let mut pause = PAUSE_FIRST;
+        loop {
+            if node.granted().is_some() {
+                return Ok(self.into_grant());
+            }
+            if deadline.has_passed() {
+                break;
+            }
+            if node.caller.by_scope || !inner.reclaimers.any() {
+                thread::park_until(deadline.0);
+                continue;
+            }
+            if !node.is_entitled() && self.throttle(deadline) {
+                continue;
+            }
+            let before = self.pool.frees();
+            let wanted = inner.wanted();
+            tried.reclaims += 1;
+            tried.freed += u64::from(reclaim::direct(self.pool, gfp, wanted));
+            if self.pool.frees() != before {
+                pause = PAUSE_FIRST;
+            } else if node.granted().is_none() {
+                inner.reclaimers.wake();
+                thread::park_until(deadline.at_most(pause));
+                pause = (pause * 2).min(PAUSE_LAST);
+            }
+        }
+        if self.leave() {
+            std::mem::forget(self);
+            Err(tried)
+        } else {
+            Ok(self.into_grant())
+        }
+    }
+
+    /// What was granted.
+    fn into_grant(self) -> u32 {
+        let grant = self.node.wait_woken();
+        std::mem::forget(self);
+        grant
+    }
+
+    /// Leaves the queue; false if something was granted meanwhile.
+    fn leave(&self) -> bool {
+        let inner = self.pool.inner();
+        let mut guard = inner.lock();
+        let left = guard.waits.leave(self.node);
+        // Those behind it may want less.
+        let woken = inner.serve(&mut guard);
+        inner.note_plenty(&mut guard);
+        drop(guard);
+        woken.wake();
+        left
     }
 
     /// Waits while half of the floor is used. Returns whether it did; then things may look different.
     fn throttle(&self, deadline: Deadline) -> bool {
         let inner = self.pool.inner();
-        let turn = Node::new(self.node.gfp, self.node.caller);
+        let turn = Node::new(Want::Frame, self.node.gfp, self.node.caller);
         {
             let mut state = inner.lock();
             if !state.is_half_used() {
@@ -295,11 +317,17 @@ impl<'a> Waiter<'a> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let inner = self.pool.inner();
-        if !inner.lock().waits.leave(self.node) {
-            let index = self.node.wait_woken();
-            // SAFETY: the frame was granted to this waiter, which is unwinding and gives it up.
-            unsafe { Inner::free_shared(self.pool.raw(), index) }
+        if self.leave() {
+            return;
+        }
+        // Granted to a waiter that is unwinding, which gives it up.
+        let (grant, pool) = (self.node.wait_woken(), self.pool.raw());
+        match self.node.want {
+            // SAFETY: whoever granted the frame took it off the list for this waiter, once.
+            Want::Frame => unsafe { Inner::free_shared(pool, grant) },
+            Want::Promise(frames) => self.pool.inner().take_back_promise(frames, grant),
+            // Made is made.
+            Want::Change(..) => {}
         }
     }
 }

@@ -39,7 +39,8 @@ proptest! {
                     prop_assert_eq!(before, world.shown());
                 } else if world.pool.watermarks().floor > floor {
                     let covered = world.model.free() + world.model.charged_frames();
-                    prop_assert!(covered >= world.pool.watermarks().floor);
+                    let floor = world.pool.watermarks().floor;
+                    prop_assert!(covered >= floor + world.model.reserved());
                 }
             }
         }

@@ -196,11 +196,11 @@ fn the_report_shows_the_tree() {
     pool.connect(net).unwrap();
     let _charge = pool.charge(out, 1).unwrap_err();
     let expected = "\
-reserve       usage     peak    limit failures  state
-total             0        0       64        0  connected
-  net             0        0       64        0  connected
-    net.rx        0        0       64        0  connected
-  swap.out        0        0        0        1  not connected
+reserve       usage     peak    limit failures    waits  state
+total             0        0       64        0        0  connected
+  net             0        0       64        0        0  connected
+    net.rx        0        0       64        0        0  connected
+  swap.out        0        0        0        1        0  not connected
 ";
     assert_eq!(pool.reserve_report(), expected);
 }

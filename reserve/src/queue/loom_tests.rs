@@ -7,7 +7,7 @@ use super::*;
 use crate::lock::SpinLock;
 
 fn node() -> Node {
-    Node::new(Gfp::KERNEL, Caller { entitled: None, by_scope: false })
+    Node::new(Want::Frame, Gfp::KERNEL, Caller { entitled: None, by_scope: false })
 }
 
 /// As `Inner::put`: the first waiter gets the frame, or the list does.
@@ -15,7 +15,7 @@ fn free(pool: &SpinLock<(WaitQueue, Vec<u32>)>, frame: u32) {
     let mut woken = Woken::none();
     {
         let mut state = pool.lock();
-        match state.0.first() {
+        match state.0.first(Line::Frames) {
             Some(first) => state.0.grant(first, frame, &mut woken),
             None => state.1.push(frame),
         }

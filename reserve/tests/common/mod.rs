@@ -7,8 +7,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary is a crate and uses its own part")]
 
 use netswap_reserve::{
-    AllocError, Charge, EmergencyScope, Frame, FrameId, FrameRun, Gfp, PagePool, PageRef,
-    PoolConfig, ReserveError, ReserveId,
+    AllocError, Charge, EmergencyScope, Frame, FrameId, FrameRun, Gfp, ObjectCharge, PAGE_SIZE,
+    PagePool, PageRef, PoolConfig, Reservation, ReservationError, ReservationSpec, ReserveError,
+    ReserveId,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -16,6 +17,8 @@ use proptest::test_runner::RngSeed;
 pub const FRAMES: u32 = 96;
 pub const HEADROOM: u32 = 10;
 pub const LOW_GAP: u32 = 6;
+/// Objects that share a frame, where they are charged.
+pub const PER_FRAME: u32 = 4;
 
 pub fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
@@ -63,7 +66,13 @@ pub enum Op {
     Disconnect(usize),
     Resize(usize, u32),
     Charge(usize, u32),
+    ChargeBytes(usize, usize),
+    ChargeObjects(usize, u32),
     Uncharge(usize),
+    Reserve(u32, Who),
+    Draw(usize, Option<usize>),
+    Split(usize, u32),
+    EndReservation(usize),
     SetAside(u32),
     FreeRun(usize),
 }
@@ -94,7 +103,13 @@ pub fn op() -> impl Strategy<Value = Op> {
         2 => i.clone().prop_map(Op::Disconnect),
         2 => (i.clone(), 0..40u32).prop_map(|(at, n)| Op::Resize(at, n)),
         4 => (i.clone(), 0..8u32).prop_map(|(at, n)| Op::Charge(at, n)),
-        3 => i.clone().prop_map(Op::Uncharge),
+        2 => (i.clone(), 0..5 * PAGE_SIZE).prop_map(|(at, n)| Op::ChargeBytes(at, n)),
+        4 => (i.clone(), 0..12u32).prop_map(|(at, n)| Op::ChargeObjects(at, n)),
+        6 => i.clone().prop_map(Op::Uncharge),
+        4 => (0..24u32, who()).prop_map(|(n, who)| Op::Reserve(n, who)),
+        8 => (i.clone(), prop::option::of(0..8usize)).prop_map(|(at, scope)| Op::Draw(at, scope)),
+        1 => (i.clone(), 0..12u32).prop_map(|(at, n)| Op::Split(at, n)),
+        3 => i.clone().prop_map(Op::EndReservation),
         1 => (0..20u32).prop_map(Op::SetAside),
         1 => i.prop_map(Op::FreeRun),
     ]
@@ -119,6 +134,14 @@ pub struct Held {
     pub frames: u32,
     /// Node and number charged.
     pub charge: Option<(usize, u32)>,
+    /// Node and objects charged; they share frames with the node's other objects.
+    pub objects: Option<(usize, u32)>,
+    /// Frames promised out of ordinary memory.
+    pub reserved: u32,
+}
+
+impl Held {
+    pub const NOTHING: Held = Held { frames: 0, charge: None, objects: None, reserved: 0 };
 }
 
 /// The naive model.
@@ -151,8 +174,17 @@ impl Model {
         node == top || self.nodes[node].parent.is_some_and(|p| self.is_within(p, top))
     }
 
+    pub fn reserved(&self) -> u32 {
+        self.live().map(|h| h.reserved).sum()
+    }
+
+    pub fn objects(&self, node: usize) -> u32 {
+        self.live().filter_map(|h| h.objects).filter(|c| c.0 == node).map(|c| c.1).sum()
+    }
+
     pub fn direct(&self, node: usize) -> u32 {
-        self.live().filter_map(|h| h.charge).filter(|c| c.0 == node).map(|c| c.1).sum()
+        let frames = self.live().filter_map(|h| h.charge).filter(|c| c.0 == node).map(|c| c.1);
+        frames.sum::<u32>() + self.objects(node).div_ceil(PER_FRAME)
     }
 
     pub fn usage(&self, node: usize) -> u32 {
@@ -179,11 +211,22 @@ impl Model {
         } else {
             HEADROOM
         };
-        self.floor() + over
+        self.floor() + self.reserved() + over
     }
 
     /// Charges, or says which node refused.
     pub fn charge(&mut self, node: usize, n: u32, frames: u32) -> Result<usize, usize> {
+        self.hold(node, n, Held { frames, charge: Some((node, n)), ..Held::NOTHING })
+    }
+
+    /// The same for objects: the frames that they need beyond those that the node's have.
+    pub fn charge_objects(&mut self, node: usize, n: u32) -> Result<usize, usize> {
+        let before = self.objects(node);
+        let frames = (before + n).div_ceil(PER_FRAME) - before.div_ceil(PER_FRAME);
+        self.hold(node, frames, Held { objects: Some((node, n)), ..Held::NOTHING })
+    }
+
+    fn hold(&mut self, node: usize, n: u32, held: Held) -> Result<usize, usize> {
         let mut at = Some(node);
         if !self.nodes[node].connected {
             self.nodes[node].failures += 1;
@@ -196,7 +239,7 @@ impl Model {
             }
             at = self.nodes[here].parent;
         }
-        self.held.push(Some(Held { frames, charge: Some((node, n)) }));
+        self.held.push(Some(held));
         for here in 0..self.nodes.len() {
             self.nodes[here].peak = self.nodes[here].peak.max(self.usage(here));
         }
@@ -207,12 +250,12 @@ impl Model {
     pub fn alloc(&mut self, gfp: Gfp, who: Option<usize>) -> Result<Option<usize>, Refused> {
         let (free, watermark) = (self.free(), self.mark(gfp));
         if free > watermark {
-            self.held.push(Some(Held { frames: 1, charge: None }));
+            self.held.push(Some(Held { frames: 1, ..Held::NOTHING }));
             return Ok(None);
         }
         match who.filter(|_| !gfp.contains(Gfp::NOMEMALLOC)) {
             None => Err(Refused::AtWatermark(free, watermark)),
-            Some(_) if free == 0 => Err(Refused::Exhausted),
+            Some(_) if free <= self.reserved() => Err(Refused::Exhausted),
             Some(node) => match self.charge(node, 1, 1) {
                 Ok(_) => Ok(Some(node)),
                 Err(_) => Err(Refused::UsedUp(node)),
@@ -233,6 +276,8 @@ pub enum Object {
     Parked(FrameId),
     Shared(PageRef),
     Charge(Charge),
+    Objects(ObjectCharge),
+    Reservation(Reservation<'static>),
     Run(FrameRun),
 }
 
@@ -240,6 +285,7 @@ pub enum Object {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     pub free: u32,
+    pub reserved: u32,
     /// Limit, usage, own, connected of each node; the counters of failures and the peak are history.
     pub nodes: Vec<(u32, u32, u32, bool)>,
 }
@@ -269,7 +315,11 @@ pub struct World {
 impl World {
     pub fn new() -> World {
         World {
-            pool: PagePool::new(config()),
+            pool: {
+                let pool = PagePool::new(config());
+                pool.count_objects(ReserveId::ROOT, PER_FRAME);
+                pool
+            },
             ids: vec![ReserveId::ROOT],
             model: Model::new(),
             objects: Vec::new(),
@@ -279,6 +329,7 @@ impl World {
     pub fn shown(&self) -> Shown {
         Shown {
             free: self.pool.free_frames(),
+            reserved: self.pool.reservation_stats().frames,
             nodes: self
                 .pool
                 .reserve_info()
@@ -298,7 +349,10 @@ impl World {
             assert_eq!(info.peak, node.peak, "peak of node {i}");
             assert_eq!(info.failures, node.failures, "failures of node {i}");
             assert_eq!((info.own, info.connected), (node.own, node.connected));
+            assert_eq!(info.objects, u64::from(self.model.objects(i)), "objects of node {i}");
         }
+        assert_eq!(self.pool.reservation_stats().frames, self.model.reserved(), "reserved");
+        assert_eq!(self.pool.watermarks().min, self.model.mark(Gfp::KERNEL));
         assert_eq!(self.pool.watermarks().floor, self.model.floor());
     }
 
@@ -470,7 +524,9 @@ impl World {
             Op::Add(i, own) => {
                 if self.ids.len() < 8 {
                     let parent = self.node(i);
-                    self.ids.push(self.pool.add_reserve(self.ids[parent], "node", own));
+                    let id = self.pool.add_reserve(self.ids[parent], "node", own);
+                    self.pool.count_objects(id, PER_FRAME);
+                    self.ids.push(id);
                     self.model.nodes.push(Node {
                         parent: Some(parent),
                         own,
@@ -510,22 +566,72 @@ impl World {
             }
             Op::Charge(i, n) => {
                 let node = self.node(i);
-                let got = self.pool.charge(self.ids[node], n);
-                match (got, self.model.charge(node, n, 0)) {
-                    (Ok(charge), Ok(held)) => {
-                        assert_eq!((charge.frames(), charge.reserve()), (n, self.ids[node]));
-                        self.objects.push((held, Object::Charge(charge)));
-                        Outcome::Done
+                let got = self.pool.charge(self.ids[node], n).map(|charge| {
+                    assert_eq!((charge.frames(), charge.reserve()), (n, self.ids[node]));
+                    Object::Charge(charge)
+                });
+                let want = self.model.charge(node, n, 0);
+                self.charged(got, want)
+            }
+            Op::ChargeBytes(i, bytes) => {
+                let node = self.node(i);
+                let got = self.pool.charge_bytes(self.ids[node], bytes).map(Object::Charge);
+                let want = self.model.charge(node, bytes.div_ceil(PAGE_SIZE) as u32, 0);
+                self.charged(got, want)
+            }
+            Op::ChargeObjects(i, n) => {
+                let node = self.node(i);
+                let got = self.pool.charge_objects(self.ids[node], n).map(|charge| {
+                    assert_eq!((charge.objects(), charge.reserve()), (n, self.ids[node]));
+                    Object::Objects(charge)
+                });
+                let want = self.model.charge_objects(node, n);
+                self.charged(got, want)
+            }
+            Op::Reserve(n, who) => self.reserve(n, who),
+            Op::Draw(i, scope) => {
+                // Whatever the scope that is entered in between.
+                let scope = scope.map(|i| self.ids[self.node(i)]);
+                let _scope = scope.map(|id| EmergencyScope::enter(&self.pool, id));
+                self.draw(i)
+            }
+            Op::Split(i, n) => {
+                if let Some(at) = self.pick(i, |o| matches!(o, Object::Reservation(_)))
+                    && let (held, Object::Reservation(whole)) = &mut self.objects[at]
+                {
+                    let left = whole.pages_left();
+                    let part = whole.split(n);
+                    assert_eq!(part.is_some(), n <= left);
+                    if let Some(part) = part {
+                        let held = self.model.held[*held].as_mut().unwrap();
+                        let mut own = Held::NOTHING;
+                        match &mut held.charge {
+                            Some((node, charged)) => {
+                                *charged -= n;
+                                own.charge = Some((*node, n));
+                            }
+                            None => {
+                                held.reserved -= n;
+                                own.reserved = n;
+                            }
+                        }
+                        self.model.held.push(Some(own));
+                        let object = Object::Reservation(part);
+                        self.objects.push((self.model.held.len() - 1, object));
                     }
-                    (Err(ReserveError::AtLimit { usage, limit, .. }), Err(at)) => {
-                        assert_eq!((usage, limit), (self.model.usage(at), self.model.limit(at)));
-                        Outcome::Failed
-                    }
-                    (got, want) => panic!("the pool says {got:?}, the model {want:?}"),
                 }
+                Outcome::Done
+            }
+            Op::EndReservation(i) => {
+                if let Some(at) = self.pick(i, |o| matches!(o, Object::Reservation(_))) {
+                    drop(self.let_go(at));
+                }
+                Outcome::Done
             }
             Op::Uncharge(i) => {
-                if let Some(at) = self.pick(i, |o| matches!(o, Object::Charge(_))) {
+                if let Some(at) =
+                    self.pick(i, |o| matches!(o, Object::Charge(_) | Object::Objects(_)))
+                {
                     drop(self.let_go(at));
                 }
                 Outcome::Done
@@ -536,7 +642,7 @@ impl World {
                     Ok(run) => {
                         assert!(enough);
                         assert_eq!(run.bytes().len(), n as usize * netswap_reserve::PAGE_SIZE);
-                        self.model.held.push(Some(Held { frames: n, charge: None }));
+                        self.model.held.push(Some(Held { frames: n, ..Held::NOTHING }));
                         self.objects.push((self.model.held.len() - 1, Object::Run(run)));
                         Outcome::Done
                     }
@@ -555,6 +661,94 @@ impl World {
         }
     }
 
+    fn charged(
+        &mut self,
+        got: Result<Object, ReserveError>,
+        want: Result<usize, usize>,
+    ) -> Outcome {
+        match (got, want) {
+            (Ok(object), Ok(held)) => {
+                self.objects.push((held, object));
+                Outcome::Done
+            }
+            (Err(ReserveError::AtLimit { usage, limit, .. }), Err(at)) => {
+                assert_eq!((usage, limit), (self.model.usage(at), self.model.limit(at)));
+                Outcome::Failed
+            }
+            (got, want) => panic!("the pool says {:?}, the model {want:?}", got.map(|_| ())),
+        }
+    }
+
+    /// Promises from ordinary memory as many frames as could be allocated one by one, else from the
+    /// caller's reserve, all of them.
+    fn reserve(&mut self, n: u32, who: Who) -> Outcome {
+        let spec = ReservationSpec::pages(n);
+        let (got, node) = match who {
+            Who::Nobody => (self.pool.reserve(spec), None),
+            Who::Scope(i) => {
+                let node = self.node(i);
+                let _scope = EmergencyScope::enter(&self.pool, self.ids[node]);
+                (self.pool.reserve(spec), Some(node))
+            }
+            Who::Call(i) => {
+                let node = self.node(i);
+                (self.pool.reserve_from(spec, self.ids[node]), Some(node))
+            }
+        };
+        let model = &mut self.model;
+        let (free, min) = (model.free(), model.mark(Gfp::KERNEL));
+        let want = if free >= min + n {
+            model.held.push(Some(Held { reserved: n, ..Held::NOTHING }));
+            Some(None)
+        } else {
+            node.and_then(|node| model.charge(node, n, 0).ok().map(|_| Some(node)))
+        };
+        match (got, want) {
+            (Ok(reservation), Some(node)) => {
+                assert_eq!(reservation.charged_to(), node.map(|n| self.ids[n]));
+                let held = self.model.held.len() - 1;
+                self.objects.push((held, Object::Reservation(reservation)));
+                Outcome::Done
+            }
+            (Err(error), None) => {
+                if let ReservationError::Short { wanted, free: seen, watermark } = error {
+                    assert_eq!((wanted, seen, watermark), (n, free, min));
+                }
+                assert!(self.pool.take_pressure(), "a failure asks for reclaim");
+                Outcome::Failed
+            }
+            (got, want) => panic!("the pool says {got:?}, the model {want:?}"),
+        }
+    }
+
+    /// A page of a reservation cannot fail as long as one is left.
+    fn draw(&mut self, i: usize) -> Outcome {
+        let Some(at) = self.pick(i, |o| matches!(o, Object::Reservation(_))) else {
+            return Outcome::Done;
+        };
+        let ordinary = self.model.free() > self.model.mark(Gfp::KERNEL);
+        let (held, Object::Reservation(reservation)) = &mut self.objects[at] else {
+            unreachable!()
+        };
+        let left = reservation.pages_left();
+        let frame = reservation.try_page();
+        assert_eq!(frame.is_some(), left > 0, "a promise is kept");
+        let Some(frame) = frame else { return Outcome::Failed };
+        let held = self.model.held[*held].as_mut().unwrap();
+        let mut own = Held { frames: 1, ..Held::NOTHING };
+        match &mut held.charge {
+            Some((node, charged)) => {
+                *charged -= 1;
+                own.charge = (!ordinary).then_some((*node, 1));
+            }
+            None => held.reserved -= 1,
+        }
+        assert_eq!(frame.charged_to(), own.charge.map(|(node, _)| self.ids[node]));
+        self.model.held.push(Some(own));
+        self.objects.push((self.model.held.len() - 1, Object::Frame(frame)));
+        Outcome::Done
+    }
+
     /// Checks a change of the tree against the same change made to the model.
     fn changed(&mut self, got: Result<(), ReserveError>, change: impl Fn(&mut Model)) -> Outcome {
         let before = self.model.clone();
@@ -562,7 +756,7 @@ impl World {
         change(&mut self.model);
         let after = &self.model;
         let in_use = (0..after.nodes.len()).any(|n| after.limit(n) < after.usage(n));
-        let promised = after.free() + after.charged_frames();
+        let promised = after.free() + after.charged_frames() - after.reserved();
         let short = after.floor() > floor && promised < after.floor();
         match got {
             Ok(()) => {
@@ -589,6 +783,7 @@ impl World {
             }
         }
         assert_eq!(self.pool.free_frames(), FRAMES, "all frames are back");
+        assert_eq!(self.pool.reservation_stats().frames, 0, "nothing is reserved any more");
         for info in self.pool.reserve_info() {
             assert_eq!(info.usage, 0, "nothing is charged any more");
         }
