@@ -1,16 +1,18 @@
 //! What a page, an object and an entitlement cost, on one thread: beside mimalloc's 4 KiB pair and its
-//! 128-byte pair in the same run.
+//! 64-byte pair in the same run.
 //!
 //! Pin it: `taskset -c 1 cargo bench --bench reserve`.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 
+use allocator_api2::alloc::Allocator;
 use criterion::{Criterion, criterion_group, criterion_main};
 use mimalloc::MiMalloc;
 use netswap_reserve::{
-    EmergencyScope, Frame, Gfp, PagePool, PoolConfig, ReservationSpec, ReserveId, SlabBox,
-    SlabCache, WaitGraph,
+    EmergencyScope, Frame, Gfp, HeapConfig, Mempool, MempoolConfig, PagePool, PoolConfig,
+    ReservationSpec, ReserveHeap, ReserveId, SlabBox, SlabCache, WaitGraph,
 };
 
 fn pool(magazine: u32) -> PagePool {
@@ -103,8 +105,9 @@ fn emergency(c: &mut Criterion) {
 }
 
 fn objects(c: &mut Criterion) {
-    type Object = [u64; 16];
-    let mut group = c.benchmark_group("object of 128 bytes");
+    type Object = [u64; 8];
+    type Bytes = MaybeUninit<Object>;
+    let mut group = c.benchmark_group("object of 64 bytes");
     let layout = Layout::new::<Object>();
     group.bench_function("mimalloc pair", |b| {
         b.iter(|| {
@@ -116,10 +119,67 @@ fn objects(c: &mut Criterion) {
         })
     });
     let pool = pool(32);
-    let cache = SlabCache::<Object>::new(&pool);
-    let _other = cache.alloc(Gfp::KERNEL, [0; 16]);
+    let cache = SlabCache::<Bytes>::new(&pool);
     group.bench_function("slab pair", |b| {
-        b.iter(|| drop(black_box(cache.alloc(Gfp::KERNEL, [0; 16]))))
+        b.iter(|| drop(black_box(cache.alloc(Gfp::KERNEL, MaybeUninit::uninit()).ok())))
+    });
+    group.bench_function("mimalloc pair, written", |b| {
+        b.iter(|| {
+            // SAFETY: as above; the block has room for an object.
+            unsafe {
+                let p = black_box(MiMalloc.alloc(layout));
+                p.cast::<Object>().write([0; 8]);
+                MiMalloc.dealloc(black_box(p), layout);
+            }
+        })
+    });
+    let written = SlabCache::<Object>::new(&pool);
+    group.bench_function("slab pair, written", |b| {
+        b.iter(|| drop(black_box(written.alloc(Gfp::KERNEL, [0; 8]).ok())))
+    });
+    let mut table = slab::Slab::<Object>::with_capacity(64);
+    group.bench_function("crate slab, pair, written", |b| {
+        b.iter(|| {
+            let key = black_box(table.insert([0; 8]));
+            table.remove(key)
+        })
+    });
+    // 100 out at a time: more than a thread keeps, so these pay for the shared lists.
+    let mut blocks = Vec::with_capacity(100);
+    group.bench_function("mimalloc, 100 out and back", |b| {
+        b.iter(|| {
+            // SAFETY: a layout of non-zero size; each is freed once, with the same layout.
+            unsafe {
+                blocks.extend((0..100).map(|_| MiMalloc.alloc(layout)));
+                blocks.drain(..).for_each(|p| MiMalloc.dealloc(p, layout));
+            }
+        })
+    });
+    let mut held = Vec::with_capacity(100);
+    group.bench_function("slab, 100 out and back", |b| {
+        b.iter(|| {
+            held.extend((0..100).map(|_| cache.alloc(Gfp::KERNEL, MaybeUninit::uninit()).ok()));
+            held.clear();
+        })
+    });
+    let exact_pool = self::pool(0);
+    let exact = SlabCache::<Bytes>::new(&exact_pool);
+    let _other = exact.alloc(Gfp::KERNEL, MaybeUninit::uninit());
+    group.bench_function("slab pair, exact counts", |b| {
+        b.iter(|| drop(black_box(exact.alloc(Gfp::KERNEL, MaybeUninit::uninit()).ok())))
+    });
+    let mempool =
+        Mempool::<Bytes>::new(&pool, MempoolConfig { min: 4, reserve: None }).expect("plenty");
+    group.bench_function("mempool pair", |b| {
+        b.iter(|| drop(black_box(mempool.alloc(Gfp::KERNEL, MaybeUninit::uninit()).ok())))
+    });
+    let heap = ReserveHeap::new(&pool, HeapConfig::default()).expect("plenty");
+    group.bench_function("heap pair", |b| {
+        b.iter(|| {
+            let block = black_box(heap.allocate(layout).expect("plenty"));
+            // SAFETY: the heap's block, of this layout, given up here.
+            unsafe { heap.deallocate(block.cast(), layout) }
+        })
     });
     group.finish();
 }

@@ -275,6 +275,11 @@ impl FrameRun {
         FrameRun { pool, first, frames }
     }
 
+    /// The first frame of it.
+    pub(crate) fn first(&self) -> FrameId {
+        self.first
+    }
+
     /// The frames in it.
     pub fn frames(&self) -> u32 {
         self.frames

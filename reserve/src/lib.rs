@@ -13,6 +13,8 @@
 //! - [`wait`]: allocations that wait, and in which order they are served;
 //! - [`reclaim`]: how an embedder frees memory when the pool asks, in the background and for a waiter;
 //! - [`slab`]: objects smaller than a page, which respect the reserves;
+//! - [`mempool`]: objects and pages of which a minimum is kept;
+//! - [`heap`]: memory of a pool for collections;
 //! - [`plan`]: how much must be set aside, as a sum of named terms;
 //! - [`explain`]: the graph by which a stuck machine says why;
 //! - [`backing`]: where the memory comes from: anonymous, memfd, huge pages, locked or not;
@@ -20,13 +22,16 @@
 
 mod alarm;
 pub mod backing;
+mod biased;
 pub mod charge;
 pub mod explain;
 pub mod frame;
 pub mod gfp;
+pub mod heap;
 mod inner;
 mod lock;
 mod magazine;
+pub mod mempool;
 pub mod plan;
 pub mod pool;
 mod queue;
@@ -48,6 +53,8 @@ pub use charge::{Charge, ObjectCharge};
 pub use explain::{Verdict, WaitGraph};
 pub use frame::{Frame, FrameId, FrameRun, PageRef};
 pub use gfp::Gfp;
+pub use heap::{HeapConfig, HeapEstimate, HeapUsage, ReserveHeap};
+pub use mempool::{Mempool, MempoolBox, MempoolConfig, MempoolPage, MempoolStats, PageMempool};
 pub use plan::{InstalledPlan, PLAN_MARGIN_FRAMES, PlanTooLarge, ReservePlan};
 pub use pool::{AllocError, PagePool, PoolConfig, PoolError, Watermarks};
 pub use reclaim::{NoFsScope, NoIoScope, Reclaim, ReclaimHook, ReclaimThread};

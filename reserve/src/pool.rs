@@ -359,6 +359,12 @@ impl PagePool {
         Caller { entitled: ambient.or(call), by_scope: ambient.is_some() }
     }
 
+    /// Whether free memory is above the low watermark and nobody drains, as last written under the lock.
+    #[inline]
+    pub(crate) fn plenty(&self) -> bool {
+        self.inner().door.is_open()
+    }
+
     // A call of its own: inlined, its result would be copied through memory once more.
     #[inline(never)]
     pub(crate) fn alloc_as(

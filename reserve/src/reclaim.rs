@@ -32,6 +32,7 @@ use crate::gfp::Gfp;
 use crate::lock::SpinLock;
 use crate::magazine;
 use crate::pool::PagePool;
+use crate::slab;
 
 /// What an embedder does to free memory. May be called from several threads at once.
 pub trait Reclaim: Send + Sync {
@@ -250,14 +251,14 @@ impl PagePool {
     }
 
     /// One turn of background reclaim on this thread, if it is due ([`PagePool::poll_reclaim`]): takes back
-    /// what is in the threads' magazines, then calls the hooks. Returns the frames that came free, by
+    /// the frames and free slab slots that threads keep, then calls the hooks. Returns the frames that came free, by
     /// their word; 0 from inside a hook.
     pub fn reclaim(&self) -> u32 {
         if is_inside() || self.poll_reclaim() == 0 {
             return 0;
         }
         let inner = self.inner();
-        let drained = magazine::drain(inner);
+        let drained = magazine::drain(inner) + slab::take_back_all(inner);
         let wanted = self.poll_reclaim();
         if wanted == 0 {
             return drained;

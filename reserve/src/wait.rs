@@ -27,6 +27,7 @@ use crate::queue::{Line, Node, Want};
 pub(crate) use crate::queue::{WaitQueue, Woken};
 use crate::reclaim;
 use crate::reserves::ReserveId;
+use crate::slab;
 use crate::state::State;
 use crate::sync::thread;
 
@@ -102,7 +103,7 @@ impl PagePool {
     /// One frame, as [`PagePool::alloc`] gives it; where that refuses, waits until a frame can be had or
     /// the deadline (a `Duration` or an `Instant`) passes. See [`crate::wait`] for who is served when.
     ///
-    /// Meanwhile the call drains the magazines of all threads, wakes background reclaim, and calls the
+    /// Meanwhile the call takes back the frames and free slab slots that threads keep, wakes background reclaim, and calls the
     /// direct reclaim hooks itself. It does not call them if it is entitled by its scope (that is what
     /// reclaim runs in), and takes turns with others once half of the floor is used.
     ///
@@ -234,6 +235,7 @@ impl<'a> Waiter<'a> {
         inner.note_pressure();
         // Only now: what is freed from here on reaches this waiter, so nothing can hide from it.
         magazine::drain(inner);
+        slab::take_back_all(inner);
         inner.reclaimers.wake();
         let mut tried = Unserved { reclaims: 0, freed: 0 };
         let mut pause = PAUSE_FIRST;

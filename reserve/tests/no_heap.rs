@@ -1,50 +1,96 @@
-//! After start nothing here takes the heap: scopes, charges in every unit, levels that are passed,
-//! reservations and what is drawn from them, and changes of the tree that fail.
+//! Nothing here touches the process's heap once it is set up: slab objects, mempools, and collections in
+//! reserve memory; scopes, charges in every unit, levels that are passed, reservations and what is drawn from
+//! them, and changes of the tree that fail.
 //!
-//! Method: the global allocator of this binary counts. It is first shown to count one that was planted.
+//! Method: a global allocator that counts calls of the current thread while it watches. It is first shown to
+//! see a planted one.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use allocator_api2::vec::Vec as HeapVec;
+use hashbrown::{DefaultHashBuilder, HashMap};
 use netswap_reserve::{
-    EmergencyScope, Frame, Gfp, PagePool, PoolConfig, ReservationSpec, ReserveId, SlabBox,
-    SlabCache,
+    EmergencyScope, Frame, Gfp, HeapConfig, Mempool, MempoolConfig, PageMempool, PagePool,
+    PoolConfig, ReservationSpec, ReserveHeap, ReserveId, SlabBox, SlabCache,
 };
 
-struct Counting;
+struct Watch;
 
 thread_local! {
-    static COUNT: Cell<u64> = const { Cell::new(0) };
+    static CALLS: Cell<u64> = const { Cell::new(0) };
 }
 
-// SAFETY: everything is handed to the system's allocator; counting touches a thread's own number, which
-// has no destructor and takes no heap.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: everything is passed on to the system's allocator; the count is a thread's own and needs no memory.
+unsafe impl GlobalAlloc for Watch {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.set(COUNT.get() + 1);
+        CALLS.with(|calls| calls.set(calls.get() + 1));
         // SAFETY: as the caller promises.
         unsafe { System.alloc(layout) }
     }
-    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        CALLS.with(|calls| calls.set(calls.get() + 1));
         // SAFETY: as the caller promises.
-        unsafe { System.dealloc(p, layout) }
+        unsafe { System.dealloc(block, layout) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static HEAP: Watch = Watch;
 
-/// Allocations while `work` runs.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = COUNT.get();
-    work();
-    COUNT.get() - before
+fn calls(f: impl FnOnce()) -> u64 {
+    let before = CALLS.with(Cell::get);
+    f();
+    CALLS.with(Cell::get) - before
 }
 
 #[test]
-fn nothing_takes_the_heap_after_start() {
-    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1, "the detector detects");
+fn the_watch_sees_a_planted_allocation() {
+    assert_eq!(calls(|| drop(std::hint::black_box(Box::new(1)))), 2);
+}
 
+#[test]
+fn objects_mempools_and_collections_stay_in_the_pool() {
+    for magazine in [0, 32] {
+        let pool = PagePool::new(PoolConfig { magazine, ..PoolConfig::new(2048) });
+        let cache = SlabCache::<[u64; 8]>::new(&pool);
+        let config = MempoolConfig { min: 4, reserve: None };
+        let objects = Mempool::<[u64; 4]>::new(&pool, config).unwrap();
+        let pages = PageMempool::new(&pool, config).unwrap();
+        let config = HeapConfig { run_frames: 256, ..HeapConfig::default() };
+        let heap = ReserveHeap::new(&pool, config).unwrap();
+        let mut held = Vec::with_capacity(1000);
+        let mut hog = Vec::with_capacity(2048);
+        let touched = calls(|| {
+            held.extend((0..500).map(|i| cache.alloc(Gfp::KERNEL, [i; 8]).unwrap()));
+            held.clear();
+            cache.shrink();
+            let mut map = HashMap::with_hasher_in(DefaultHashBuilder::default(), heap.clone());
+            for i in 0..10_000u32 {
+                map.insert(i, i);
+            }
+            map.retain(|key, _| key % 3 == 0);
+            map.shrink_to_fit();
+            let mut vec = HeapVec::new_in(heap.clone());
+            vec.extend(map.keys().copied());
+            vec.sort_unstable();
+            drop((map, vec));
+            heap.shrink_caches();
+            hog.extend(std::iter::from_fn(|| pool.alloc(Gfp::ATOMIC).ok()));
+            for _ in 0..100 {
+                drop((objects.alloc(Gfp::KERNEL, [1; 4]), pages.alloc(Gfp::KERNEL)));
+                assert!(cache.alloc(Gfp::KERNEL, [1; 8]).is_err());
+            }
+            let _ = (cache.usage(), heap.usage(), objects.stats(), pages.stats());
+        });
+        assert_eq!(touched, 0, "with magazines of {magazine}");
+        assert!(pages.stats().from_kept > 0);
+    }
+}
+
+#[test]
+fn promises_and_charges_stay_in_the_pool() {
     for magazine in [0, 16] {
         let pool = PagePool::new(PoolConfig { magazine, ..PoolConfig::new(256) });
         let net = pool.add_reserve(ReserveId::ROOT, "net", 16);
@@ -85,6 +131,6 @@ fn nothing_takes_the_heap_after_start() {
             objects.clear();
         };
         round();
-        assert_eq!(allocations(|| (0..20).for_each(|_| round())), 0, "magazine {magazine}");
+        assert_eq!(calls(|| (0..20).for_each(|_| round())), 0, "magazine {magazine}");
     }
 }

@@ -51,7 +51,7 @@ impl World {
         let pool = PagePool::new(config());
         let reserve = pool.add_reserve(ReserveId::ROOT, "objects", 5);
         pool.connect(reserve).unwrap();
-        let cache = SlabCache::with_config(&pool, SlabConfig { fairness });
+        let cache = SlabCache::with_config(&pool, SlabConfig { fairness, ..SlabConfig::default() });
         World { pool, reserve, cache, objects: Vec::new(), rest: Vec::new(), serial: 0 }
     }
 

@@ -1,6 +1,7 @@
 //! Units of the slab caches: the fairness rule, the exchange, and that objects are what they seem.
 
 use super::*;
+use crate::frame::Frame;
 use crate::{EmergencyScope, PoolConfig};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ fn at_the_floor(reserve: u32) -> (PagePool, ReserveId, Vec<Frame>) {
 /// the rest of its page. Returns what each got.
 fn contest(fairness: bool) -> (u32, u32) {
     let (pool, reserve, _rest) = at_the_floor(1);
-    let cache = SlabCache::<Object>::with_config(&pool, SlabConfig { fairness });
+    let cache =
+        SlabCache::<Object>::with_config(&pool, SlabConfig { fairness, ..SlabConfig::default() });
     let first = cache.alloc_from(Gfp::KERNEL, reserve, [0; 16]).unwrap();
     let eaten: Vec<_> = std::iter::from_fn(|| cache.alloc(Gfp::KERNEL, [0; 16]).ok()).collect();
     let scope = EmergencyScope::enter(&pool, reserve);
@@ -67,7 +69,7 @@ fn when_ordinary_memory_is_back_a_reserve_page_is_exchanged() {
     rest.pop();
     let other = cache.alloc(Gfp::KERNEL, [0; 16]).unwrap();
     assert_eq!((pool.reserve_usage(reserve), pool.free_frames()), (0, 3));
-    assert_eq!(cache.usage(), SlabUsage { objects: 2, pages: 1, reserve_pages: 0 });
+    assert_eq!(cache.usage(), SlabUsage { objects: 2, cached: 0, pages: 1, reserve_pages: 0 });
     drop((kept, other));
     assert_eq!(pool.free_frames(), 4);
 }
