@@ -17,7 +17,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap, mmap_anonymous, munmap};
 use rustix::process::{Resource, getrlimit};
@@ -208,12 +208,11 @@ impl Backing {
     }
 
     fn memfd(len: usize, huge: HugePages) -> Result<Backing, BackingError> {
-        let mut flags = MemfdFlags::CLOEXEC;
+        let mut flags = MemfdFlags::empty();
         if huge == HugePages::Explicit {
             flags |= MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
         }
         let map = |fd: &OwnedFd| {
-            ftruncate(fd, len as u64)?;
             // SAFETY: as in `anonymous`; the file is this backing's own.
             unsafe {
                 mmap(
@@ -226,7 +225,7 @@ impl Backing {
                 )
             }
         };
-        let made = memfd_create("netswap pool", flags).and_then(|fd| Ok((map(&fd)?, fd)));
+        let made = memfd("netswap pool", len, flags).and_then(|fd| Ok((map(&fd)?, fd)));
         let (base, fd) = made.map_err(|errno| map_error(errno, len, huge))?;
         Backing::mapped(base.cast(), len, BackingKind::Memfd, Some(fd))
     }
@@ -271,7 +270,7 @@ impl Backing {
     ///
     /// # Safety
     /// Nobody may change, through the descriptor or another mapping of it, bytes that somebody holds a
-    /// reference to, nor shorten the file.
+    /// reference to. (Its length is sealed.)
     pub unsafe fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.fd.as_ref().map(AsFd::as_fd)
     }
@@ -289,6 +288,15 @@ impl Drop for Backing {
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
         debug_assert!(unmapped.is_ok());
     }
+}
+
+/// A memfd of `len` bytes of zeros. An access beyond the end of a mapped file is a SIGBUS, so its end is
+/// sealed where it is.
+pub(crate) fn memfd(name: &str, len: usize, flags: MemfdFlags) -> rustix::io::Result<OwnedFd> {
+    let fd = memfd_create(name, flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&fd, len as u64)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(fd)
 }
 
 fn heap_layout(len: usize) -> Layout {

@@ -16,6 +16,7 @@
 //! - [`mempool`]: objects and pages of which a minimum is kept;
 //! - [`heap`]: memory of a pool for collections;
 //! - [`plan`]: how much must be set aside, as a sum of named terms;
+//! - [`windows`]: pages without an address of their own, and how they are touched;
 //! - [`explain`]: the graph by which a stuck machine says why;
 //! - [`backing`]: where the memory comes from: anonymous, memfd, huge pages, locked or not;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
@@ -47,6 +48,7 @@ mod stock;
 mod sync;
 pub mod time;
 pub mod wait;
+pub mod windows;
 
 pub use backing::{Backing, BackingConfig, BackingError, BackingKind, HugePages, ZeroedBytes};
 pub use charge::{Charge, ObjectCharge};

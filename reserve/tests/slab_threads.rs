@@ -43,6 +43,23 @@ fn beside_idle_threads<R>(cache: &SlabCache<Object>, n: usize, f: impl FnOnce() 
     })
 }
 
+/// Who waits for a frame gets the pages that idle threads keep slots of, of any cache of the pool.
+#[test]
+fn a_waiter_gets_what_idle_threads_keep() {
+    let pool = pool();
+    let (cache, other) = (SlabCache::<Object>::new(&pool), SlabCache::<[u64; 32]>::new(&pool));
+    drop(other.alloc(Gfp::KERNEL, [0; 32]).unwrap());
+    beside_idle_threads(&cache, 3, || {
+        let kept = cache.usage().pages + other.usage().pages;
+        assert!(kept >= 2);
+        let hog: Vec<_> = std::iter::from_fn(|| pool.alloc(Gfp::KERNEL).ok()).collect();
+        assert!(pool.alloc(Gfp::KERNEL).is_err());
+        let waited = pool.alloc_wait(Gfp::KERNEL, std::time::Duration::from_secs(60)).unwrap();
+        assert_eq!(cache.usage().pages + other.usage().pages, 0);
+        drop((hog, waited));
+    });
+}
+
 #[test]
 fn what_idle_threads_keep_is_counted_and_taken_back() {
     let pool = pool();
