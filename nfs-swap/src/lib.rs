@@ -5,11 +5,16 @@
 //! - [`xdr`]: XDR over a head, a page vector and a tail;
 //! - [`rpc`]: call and reply headers, AUTH_SYS, record marking, the xid table;
 //! - [`proto`]: the types and results of NFSv3; [`mount`]: those of MOUNT;
+//! - [`dir`]: READDIR and READDIRPLUS, read from a page vector;
 //! - [`client`]: [`NfsBackend`], a swap backend and one end of a byte stream;
+//! - [`lister`]: [`NfsLister`], which lists a directory of an export;
 //! - [`server`]: [`NfsServer`], which serves files on disks, with faults on demand.
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod dir;
+pub mod lister;
+mod message;
 pub mod mount;
 pub mod proto;
 pub mod rpc;
@@ -17,6 +22,7 @@ pub mod server;
 pub mod xdr;
 
 pub use client::{NfsBackend, NfsConfig, NfsStats};
+pub use lister::{ListError, ListEvent, ListerConfig, NfsLister};
 pub use server::{
     FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,
 };

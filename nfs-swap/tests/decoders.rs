@@ -7,6 +7,7 @@ mod common;
 
 use common::{config, server};
 use netswap_net::{Disconnect, SendVec, Session};
+use netswap_nfs::dir::{DirArgs, DirHead, DirProc, DirRecord};
 use netswap_nfs::proto::{
     self, CreateOk, Fattr3, FileHandle, FsInfoOk, LookupOk, Nfsstat3, ReadOk, Sattr3, StableHow,
     WriteOk,
@@ -36,6 +37,11 @@ fn every_decoder(bytes: &[u8]) {
     let _ = Sattr3::decode(&mut dec());
     let _ = StableHow::decode(&mut dec());
     let _ = FileHandle::decode(&mut dec());
+    let _ = DirHead::decode(&mut dec());
+    for procedure in [DirProc::ReadDir, DirProc::ReadDirPlus] {
+        let _ = DirArgs::decode(&mut dec(), procedure);
+        let _ = DirRecord::decode(&mut dec(), procedure);
+    }
     let _ = proto::decode_getattr(&mut dec());
     let _ = proto::decode_setattr(&mut dec());
     let _ = proto::decode_commit(&mut dec());

@@ -237,8 +237,8 @@ fn what_is_not_served_is_refused_in_the_way_of_the_rfc() {
     assert_eq!(wire.ask(NFS, 22, b""), words(&[1, 0, 0, 0, 3]));
     assert_eq!(wire.ask(NFS, 1, b"\0\0\0\x41"), words(&[1, 0, 0, 0, 4]));
     assert_eq!(wire.ask(NFS, 0, &[0; 4]), words(&[1, 0, 0, 0, 4]), "bytes after the arguments");
-    // NFS3ERR_NOTSUPP with what RFC 1813 puts behind it: READDIR, REMOVE, LINK, RENAME.
-    for (procedure, absent) in [(16, 1), (12, 2), (15, 3), (14, 4)] {
+    // NFS3ERR_NOTSUPP with what RFC 1813 puts behind it: READLINK, REMOVE, LINK, RENAME.
+    for (procedure, absent) in [(5, 1), (12, 2), (15, 3), (14, 4)] {
         let expected = [words(&[10_004]), words(&vec![0; absent])].concat();
         assert_eq!(wire.results(procedure, &fh(0)), expected);
     }
@@ -248,6 +248,48 @@ fn what_is_not_served_is_refused_in_the_way_of_the_rfc() {
     assert_eq!(replies(&mut session)[4..], words(&[7, 1, 1, 0, 2, 2]));
     give(&mut session, &words(&[1 << 31 | 40, 8, 0, 2, 100_003, 3, 1, 6, 0, 0, 0]));
     assert_eq!(replies(&mut session)[4..], words(&[8, 1, 1, 1, 2]));
+}
+
+#[test]
+fn a_directory_is_listed_in_pieces_of_the_size_asked_for() {
+    let mut wire = Wire::new(NfsServerConfig::default());
+    let root = words(&[2, 0o755, 1, 0, 0, 0, 4096, 0, 4096, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let verifier = [0, 0, 0, 0, 0, 0, 0, 1];
+    let head = [words(&[0, 1]), root.clone(), verifier.to_vec()].concat();
+    let args = |cookie: u32, verifier: u32, counts: &[u32]| {
+        [fh(0), words(&[0, cookie, 0, verifier]), words(counts)].concat()
+    };
+    let dot = [words(&[1, 0, 1]), b"\0\0\0\x01.\0\0\0".to_vec(), words(&[0, 1])].concat();
+    let dots = [words(&[1, 0, 1]), b"\0\0\0\x02..\0\0".to_vec(), words(&[0, 2])].concat();
+    let area = [words(&[1, 0, 2]), b"\0\0\0\x05area0\0\0\0".to_vec(), words(&[0, 3])].concat();
+    // READDIR: everything; what fits, to the byte; nothing that fits.
+    let whole = [&head[..], &dot, &dots, &area, &words(&[0, 1])].concat();
+    assert_eq!(wire.results(16, &args(0, 0, &[4096])), whole);
+    let two = [&head[..], &dot, &dots, &words(&[0, 0])].concat();
+    assert_eq!(wire.results(16, &args(0, 0, &[two.len() as u32 - 4])), two);
+    let one = [&head[..], &dot, &words(&[0, 0])].concat();
+    assert_eq!(wire.results(16, &args(0, 0, &[two.len() as u32 - 5])), one);
+    assert_eq!(wire.results(16, &args(0, 0, &[one.len() as u32 - 5])), words(&[10_005, 0]));
+    // Further, to the end, and from the end.
+    let rest = [&head[..], &area, &words(&[0, 1])].concat();
+    assert_eq!(wire.results(16, &args(2, 1, &[4096])), rest);
+    assert_eq!(wire.results(16, &args(3, 1, &[4096])), [&head[..], &words(&[0, 1])].concat());
+    // Cookies that are none, and one whose verifier is another one.
+    for (cookie, verifier) in [(4, 1), (2, 0), (2, 2)] {
+        assert_eq!(wire.results(16, &args(cookie, verifier, &[4096])), words(&[10_003, 0]));
+    }
+    // READDIRPLUS: attributes and handle; `dircount` bounds the names, but for the first.
+    let plus = [words(&[1]), attrs(10_000), words(&[1]), fh(1)].concat();
+    let rest = [&head[..], &area, &plus, &words(&[0, 1])].concat();
+    assert_eq!(wire.results(17, &args(2, 1, &[0, 4096])), rest);
+    let plus = [words(&[1]), root, words(&[1]), fh(0)].concat();
+    let one = [&head[..], &dot, &plus, &words(&[0, 0])].concat();
+    assert_eq!(wire.results(17, &args(0, 0, &[24 + 23, 4096])), one);
+    let two = [&head[..], &dot, &plus, &dots, &plus, &words(&[0, 0])].concat();
+    assert_eq!(wire.results(17, &args(0, 0, &[24 + 24, 4096])), two);
+    // A file is no directory.
+    let args = [fh(1), words(&[0, 0, 0, 0, 4096])].concat();
+    assert_eq!(wire.results(16, &args), words(&[20, 0]));
 }
 
 #[test]

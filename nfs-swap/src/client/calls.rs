@@ -10,9 +10,10 @@ use netswap_swap::{BackendState, StoreError, Stored, backend::BATCH_PAGES_MAX};
 use super::{
     Call, CallState, Conn, GARBAGE_MAX, HEAD_BYTES, NfsBackend, Target, Verb, total_bytes,
 };
+use crate::message::encode_message;
 use crate::proto::{self, Nfsstat3, ReadOk, StableHow, WriteOk, procs};
-use crate::rpc::{self, AcceptStat, LAST_FRAGMENT, MARK_BYTES, ReplyStat};
-use crate::xdr::{Decoder, Encoder, Full, XdrBuf, XdrError, ZEROS, padding};
+use crate::rpc::{self, AcceptStat, ReplyStat};
+use crate::xdr::{Decoder, XdrBuf, XdrError, ZEROS, padding};
 
 /// Bytes that were no valid reply, in fixed words.
 pub(super) type Garbage = &'static str;
@@ -348,22 +349,4 @@ impl NfsBackend {
         self.batch_pages =
             (self.read_chunk.min(self.write_chunk) / PAGE_SIZE).clamp(1, BATCH_PAGES_MAX);
     }
-}
-
-/// Encodes a record mark and what `encode` writes into a head buffer; `bulk` bytes follow it. Gives
-/// the length of the head.
-///
-/// # Panics
-/// If it does not fit: head buffers are as long as the longest head.
-pub(super) fn encode_message(
-    head: &mut [u8],
-    bulk: usize,
-    encode: impl FnOnce(&mut Encoder<'_>) -> Result<(), Full>,
-) -> usize {
-    let (mark, body) = head.split_at_mut(MARK_BYTES);
-    let mut out = Encoder::new(body);
-    encode(&mut out).expect("a head buffer holds the longest head");
-    let len = out.len();
-    mark.copy_from_slice(&(LAST_FRAGMENT | (len + bulk) as u32).to_be_bytes());
-    MARK_BYTES + len
 }

@@ -36,6 +36,7 @@ use netswap_swap::{
     Slot, StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
 };
 
+use crate::message::CONTROL_HEAD_BYTES;
 use crate::proto::FileHandle;
 use crate::rpc::{AuthSys, XidTable};
 use receive::Receiver;
@@ -44,9 +45,6 @@ use startup::Step;
 /// Bytes of head buffer for one READ or WRITE call: record mark 4, call header 24, AUTH_SYS at most
 /// 8 + 4 + 4 + 256 + 12, verifier 8, handle 4 + 64, offset, count, stable_how and length 20.
 const HEAD_BYTES: usize = 408;
-/// Bytes of head buffer for the control call: as above, with a path of 4 + 1024 in place of the
-/// handle, or a handle and a name of 4 + 256 and a `sattr3` of at most 36.
-const CONTROL_HEAD_BYTES: usize = 320 + 68 + 4 + 1024 + 64;
 /// Garbage replies in a row after which a request fails. Picked by eye: one can be bad luck, a
 /// server that is broken shows it at once.
 const GARBAGE_MAX: u8 = 4;

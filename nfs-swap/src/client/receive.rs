@@ -9,22 +9,17 @@ use netswap_swap::backend::BATCH_PAGES_MAX;
 
 use super::calls::{Garbage, garbage};
 use super::{CallState, NfsBackend, Verb};
-use crate::proto::{FATTR_BYTES, ReadOk};
-use crate::rpc::{
-    self, AUTH_BYTES_MAX, AcceptStat, MARK_BYTES, RecordNext, RecordReader, ReplyStat,
-};
+use crate::message::{REPLY_HEAD_MAX, REPLY_PREFIX, head_needs};
+use crate::proto::ReadOk;
+use crate::rpc::{self, AcceptStat, MARK_BYTES, RecordNext, RecordReader, ReplyStat};
 use crate::xdr::{Decoder, padding, page_slice_mut};
 
-/// Longest reply without data: a reply header with its verifier, and the most that any result of ours
-/// takes (CREATE: a handle, three times attributes, and what stands around them).
-const REPLY_HEAD_MAX: usize = 1024;
 /// Longest record a server may send: a reply with a batch of data.
 const RECORD_MAX: usize = REPLY_HEAD_MAX + BATCH_PAGES_MAX * PAGE_SIZE;
 /// Bytes of the buffer in which marks and headers arrive.
 const STAGE_BYTES: usize = 128;
-/// The part of a reply that every successful or failed READ has: header without a verifier 24,
-/// status 4, attributes_follow 4.
-const READ_PREFIX: usize = 32;
+/// What stands between attributes and data in a READ's reply: count, eof, length.
+const READ_FIXED: usize = 12;
 
 /// Where the bytes of the current record go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +55,7 @@ impl Receiver {
     pub(super) fn new() -> Receiver {
         Receiver {
             reader: RecordReader::new(RECORD_MAX),
-            place: Place::Head { need: READ_PREFIX },
+            place: Place::Head { need: REPLY_PREFIX },
             call: None,
             head: vec![0; REPLY_HEAD_MAX].into(),
             head_len: 0,
@@ -76,7 +71,7 @@ impl Receiver {
     }
 
     fn next_record(&mut self) {
-        self.place = Place::Head { need: READ_PREFIX };
+        self.place = Place::Head { need: REPLY_PREFIX };
         self.call = None;
         self.head_len = 0;
     }
@@ -110,37 +105,12 @@ impl Receiver {
             }
             // With the mark of a new record comes the least it can hold: one buffer less to fill.
             (RecordNext::Mark(missing), ..) if self.reader.is_fresh() => {
-                Shown::Stage(missing + READ_PREFIX)
+                Shown::Stage(missing + REPLY_PREFIX)
             }
             (RecordNext::Mark(missing), ..) => Shown::Stage(missing),
             (RecordNext::End, ..) => Shown::Stage(MARK_BYTES),
         }
     }
-}
-
-/// How many bytes of a READ's reply are needed to know where its data goes: more than `head` has, or
-/// `None` if `head` is enough. `usize::MAX`: the whole record, as no data will come.
-fn read_needs(head: &[u8]) -> Option<usize> {
-    let word = |at: usize| {
-        let bytes = head.get(at..at.checked_add(4)?)?;
-        Some(u32::from_be_bytes(bytes.try_into().ok()?))
-    };
-    let need = |len: usize| (head.len() < len).then_some(len);
-    let Some(verifier_len) = word(16) else { return Some(READ_PREFIX) };
-    if word(8) != Some(0) || verifier_len > AUTH_BYTES_MAX {
-        return Some(usize::MAX);
-    }
-    let at = 20 + verifier_len as usize + padding(verifier_len as usize);
-    // accept_stat, status, attributes_follow
-    if let Some(len) = need(at + 12) {
-        return Some(len);
-    }
-    if word(at) != Some(0) || word(at + 4) != Some(0) {
-        return Some(usize::MAX);
-    }
-    let attrs = if word(at + 8) == Some(0) { 0 } else { FATTR_BYTES };
-    // count, eof, length
-    need(at + 12 + attrs + 12)
 }
 
 impl NfsBackend {
@@ -289,7 +259,7 @@ impl NfsBackend {
             return Ok(());
         }
         let head = &self.rx.head[..self.rx.head_len];
-        match read_needs(head) {
+        match head_needs(head, READ_FIXED) {
             Some(need) if need <= REPLY_HEAD_MAX || need == usize::MAX => {
                 self.rx.place = Place::Head { need };
             }

@@ -10,8 +10,9 @@ use netswap_net::Action;
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::{BackendState, StoreError};
 
-use super::calls::{Garbage, encode_message, garbage};
+use super::calls::{Garbage, garbage};
 use super::{CallState, NfsBackend, Target};
+use crate::message::encode_message;
 use crate::mount;
 use crate::proto::{
     self, CreateOk, FileHandle, FsInfoOk, LookupOk, NF3REG, Nfsstat3, Sattr3, procs,

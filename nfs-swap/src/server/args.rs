@@ -1,6 +1,7 @@
 //! Calls as the server reads them: from the bytes of a record to an operation with its arguments.
 
 use super::Name;
+use crate::dir::{DirArgs, DirProc};
 use crate::mount;
 use crate::proto::{self, FileHandle, NAME_BYTES_MAX, Sattr3, StableHow, procs};
 use crate::rpc::{self, AUTH_NONE, AUTH_SYS, AcceptStat, RPC_VERSION, ReplyStat};
@@ -27,6 +28,7 @@ pub(super) enum Op {
     FsInfo(FileHandle),
     PathConf(FileHandle),
     Commit(FileHandle),
+    ReadDir(DirArgs, DirProc),
     /// A procedure that is not served, and how many zero words follow its status.
     NotSupported(usize),
 }
@@ -86,9 +88,7 @@ pub(super) fn decode_op(
         }
     } else {
         match header.procedure {
-            procs::READLINK | procs::READDIR | procs::READDIRPLUS => {
-                return Ok(Op::NotSupported(1));
-            }
+            procs::READLINK => return Ok(Op::NotSupported(1)),
             procs::MKDIR | procs::SYMLINK | procs::MKNOD | procs::REMOVE | procs::RMDIR => {
                 return Ok(Op::NotSupported(2));
             }
@@ -138,6 +138,10 @@ fn decode_nfs(dec: &mut Decoder<'_>, procedure: u32) -> Result<Op, Refusal> {
                 }
                 _ => return Err(Refusal::Args),
             }
+        }
+        procs::READDIR => Op::ReadDir(DirArgs::decode(dec, DirProc::ReadDir)?, DirProc::ReadDir),
+        procs::READDIRPLUS => {
+            Op::ReadDir(DirArgs::decode(dec, DirProc::ReadDirPlus)?, DirProc::ReadDirPlus)
         }
         procs::FSSTAT => Op::FsStat(FileHandle::decode(dec)?),
         procs::FSINFO => Op::FsInfo(FileHandle::decode(dec)?),

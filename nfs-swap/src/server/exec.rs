@@ -21,7 +21,7 @@ const ROOT: u32 = 0;
 
 /// What a handle names.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Object {
+pub(super) enum Object {
     Root,
     File(usize),
 }
@@ -93,7 +93,7 @@ impl<D: Disk> NfsServer<D> {
         Some(MARK_BYTES + len)
     }
 
-    fn succeed(
+    pub(super) fn succeed(
         &mut self,
         buffer: std::ops::Range<usize>,
         xid: u32,
@@ -116,7 +116,7 @@ impl<D: Disk> NfsServer<D> {
         let absent = match op {
             Op::Null | Op::Mnt { .. } | Op::Export | Op::GetAttr(_) => 0,
             Op::Lookup(..) | Op::Access(..) | Op::Read(..) => 1,
-            Op::FsStat(_) | Op::FsInfo(_) | Op::PathConf(_) => 1,
+            Op::FsStat(_) | Op::FsInfo(_) | Op::PathConf(_) | Op::ReadDir(..) => 1,
             Op::SetAttr(..) | Op::Write(..) | Op::Create(..) | Op::Commit(_) => 2,
             Op::NotSupported(words) => *words,
         };
@@ -207,6 +207,7 @@ impl<D: Disk> NfsServer<D> {
                     Ok(())
                 })
             }),
+            Op::ReadDir(args, procedure) => self.read_dir(buffer.clone(), xid, args, *procedure),
             Op::Commit(file) => self.commit(file).map(|attrs| {
                 let verifier = self.verifier();
                 self.succeed(buffer.clone(), xid, |out| {
@@ -235,7 +236,7 @@ impl<D: Disk> NfsServer<D> {
         Some(MARK_BYTES + out.len())
     }
 
-    fn object(&self, handle: &FileHandle) -> Result<Object, Nfsstat3> {
+    pub(super) fn object(&self, handle: &FileHandle) -> Result<Object, Nfsstat3> {
         let mut dec = Decoder::new(handle.as_bytes());
         let fields = (dec.raw(HANDLE_MAGIC.len()), dec.u32(), dec.u32(), dec.end());
         let (Ok(HANDLE_MAGIC), Ok(generation), Ok(place), Ok(())) = fields else {
@@ -258,7 +259,7 @@ impl<D: Disk> NfsServer<D> {
         }
     }
 
-    fn attrs(&self, object: Object) -> Fattr3 {
+    pub(super) fn attrs(&self, object: Object) -> Fattr3 {
         let (ftype, mode, size, fileid) = match object {
             Object::Root => (NF3DIR, 0o755, 4096, 1),
             Object::File(i) => (NF3REG, 0o600, self.files[i].disk.len(), i as u64 + 2),
@@ -323,7 +324,7 @@ impl<D: Disk> NfsServer<D> {
         Ok(LookupOk { object: self.object_handle(object), attrs: Some(self.attrs(object)) })
     }
 
-    fn object_handle(&self, object: Object) -> FileHandle {
+    pub(super) fn object_handle(&self, object: Object) -> FileHandle {
         match object {
             Object::Root => self.handle_of(ROOT),
             Object::File(i) => self.handle_of(i as u32 + 1),

@@ -4,7 +4,7 @@
 //! export, holds the files; there are no permissions, and any credential of AUTH_NONE or AUTH_SYS
 //! will do. Calls are executed in the order in which they arrive whole.
 //!
-//! - `args`: calls and their arguments; `exec`: the procedures;
+//! - `args`: calls and their arguments; `exec`: the procedures; `readdir`: those that list;
 //! - `session`: records in, replies out;
 //! - `faults`: what goes wrong on purpose;
 //! - `cache`: the duplicate request cache.
@@ -24,6 +24,7 @@ mod args;
 mod cache;
 mod exec;
 mod faults;
+mod readdir;
 mod session;
 
 use std::collections::VecDeque;
@@ -124,6 +125,8 @@ pub struct ServerStats {
     pub reads: u64,
     /// WRITEs executed.
     pub writes: u64,
+    /// READDIRs and READDIRPLUSes executed.
+    pub lists: u64,
     /// Calls answered from the duplicate request cache.
     pub cached: u64,
     /// Calls that could not be understood.
@@ -204,6 +207,8 @@ pub struct NfsServer<D: Disk> {
     boot: u64,
     /// Handles of another generation are stale.
     generation: u32,
+    /// Cookies of another generation are bad.
+    cookie_generation: u64,
 }
 
 impl<D: Disk> std::fmt::Debug for NfsServer<D> {
@@ -255,6 +260,7 @@ impl<D: Disk> NfsServer<D> {
             stats: ServerStats::default(),
             boot: config.boot,
             generation: 1,
+            cookie_generation: 1,
             config,
         })
     }
@@ -323,6 +329,11 @@ impl<D: Disk> NfsServer<D> {
     /// does. Names and files stay.
     pub fn renew_handles(&mut self) {
         self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// Makes every directory cookie given out so far bad, as a directory that was compressed does.
+    pub fn renew_cookies(&mut self) {
+        self.cookie_generation = self.cookie_generation.wrapping_add(1);
     }
 
     /// Changes the faults from now on.

@@ -50,8 +50,9 @@ pub fn server(config: NfsServerConfig) -> NfsServer<MemDisk> {
     NfsServer::new(config, &pool).unwrap()
 }
 
-pub struct World {
-    pub client: NfsBackend,
+/// A client of any kind, a server, and the stream between them.
+pub struct World<C = NfsBackend> {
+    pub client: C,
     pub server: NfsServer<MemDisk>,
     pub pool: PagePool,
     pub now: Time,
@@ -127,16 +128,10 @@ impl Pipe {
     }
 }
 
-impl World {
-    pub fn new(config: NfsConfig, server_config: NfsServerConfig, seed: u64) -> World {
-        let mut server = server(server_config);
-        server.add_file("area0", MemDisk::new(u64::from(SLOTS) * PAGE_SIZE as u64));
-        World::with(config, server, seed)
-    }
-
-    pub fn with(config: NfsConfig, server: NfsServer<MemDisk>, seed: u64) -> World {
+impl<C: Session + std::fmt::Debug> World<C> {
+    pub fn joined(client: C, server: NfsServer<MemDisk>, seed: u64) -> World<C> {
         World {
-            client: NfsBackend::new(config),
+            client,
             server,
             pool: PagePool::new(PoolConfig::new(2048)),
             now: Time::ZERO,
@@ -261,7 +256,7 @@ impl World {
         if self.step() {
             return true;
         }
-        let client = SwapBackend::poll_deadline(&self.client);
+        let client = self.client.poll_deadline();
         let server = self.server.connection(0).poll_deadline();
         let Some(next) = [client, server].into_iter().flatten().min() else { return false };
         self.now = self.now.max(next);
@@ -271,14 +266,26 @@ impl World {
     }
 
     /// Turns until `done`, at most `turns` times.
-    pub fn run(&mut self, turns: usize, mut done: impl FnMut(&mut World) -> bool) {
+    pub fn run(&mut self, turns: usize, mut done: impl FnMut(&mut World<C>) -> bool) {
         for _ in 0..turns {
             if done(self) {
                 return;
             }
-            assert!(self.turn(), "stuck at {}: {:?}", self.now, self.client.stats());
+            assert!(self.turn(), "stuck at {}: {:?}", self.now, self.client);
         }
-        panic!("not done at {}: {:?} {:?}", self.now, self.client.stats(), self.client.state());
+        panic!("not done at {}: {:?}", self.now, self.client);
+    }
+}
+
+impl World {
+    pub fn new(config: NfsConfig, server_config: NfsServerConfig, seed: u64) -> World {
+        let mut server = server(server_config);
+        server.add_file("area0", MemDisk::new(u64::from(SLOTS) * PAGE_SIZE as u64));
+        World::with(config, server, seed)
+    }
+
+    pub fn with(config: NfsConfig, server: NfsServer<MemDisk>, seed: u64) -> World {
+        World::joined(NfsBackend::new(config), server, seed)
     }
 
     pub fn start(&mut self) -> u32 {

@@ -1,0 +1,403 @@
+//! The session of a listing: one call at a time over a connection that may break.
+//!
+//! A call that stays unanswered is repeated, with its xid, on a new connection: listing changes nothing,
+//! so there is no harm in a call that is executed twice.
+//!
+//! The list of entries goes from the stream straight into the page vector.
+
+use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_reserve::{PAGE_SIZE, Span, Time};
+
+use super::{GARBAGE_MAX, ListError, NfsLister, Step};
+use crate::message::{REPLY_HEAD_MAX, head_needs};
+use crate::rpc::{MARK_BYTES, RecordNext, RecordReader};
+use crate::xdr::page_slice_mut;
+
+/// What stands between attributes and list in a reply: the cookie verifier.
+const LIST_FIXED: usize = 8;
+/// What a record begins with: by it alone a reply is known to be ours.
+const XID_BYTES: usize = 4;
+
+/// Which service a connection is to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Mount,
+    Nfs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Conn {
+    Down {
+        retry_at: Time,
+    },
+    Connecting {
+        since: Time,
+    },
+    Open,
+    /// An action that ends it was given out; `handle_disconnected` is awaited.
+    Closing,
+}
+
+/// Where the call is.
+///
+/// ```text
+///   Idle -> Pending <-> Sending -> Sent -> Idle
+///              ^                    |
+///              +----- Backoff <-----+
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Idle,
+    /// Encoded, waits for a connection.
+    Pending,
+    /// `sent` bytes are with the transport; `at` was the last progress.
+    Sending {
+        sent: usize,
+        at: Time,
+    },
+    Sent {
+        at: Time,
+    },
+    /// The server asked for patience.
+    Backoff {
+        until: Time,
+    },
+}
+
+/// Where the bytes of the current record go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Into `head`, up to `need` bytes of it, which are then looked at.
+    Head { need: usize },
+    /// Into the pages.
+    List,
+    /// Nowhere: nobody waits for it.
+    Skip,
+}
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    reader: RecordReader,
+    mark: [u8; MARK_BYTES],
+    place: Place,
+    head: Box<[u8]>,
+    head_len: usize,
+    list_len: usize,
+    list_max: usize,
+    scratch: Box<[u8]>,
+}
+
+impl Receiver {
+    pub(super) fn new(list_max: usize) -> Receiver {
+        Receiver {
+            reader: RecordReader::new(REPLY_HEAD_MAX + list_max),
+            mark: [0; MARK_BYTES],
+            place: Place::Head { need: XID_BYTES },
+            head: vec![0; REPLY_HEAD_MAX].into(),
+            head_len: 0,
+            list_len: 0,
+            list_max,
+            scratch: vec![0; PAGE_SIZE].into(),
+        }
+    }
+
+    /// The next record begins.
+    fn reset(&mut self) {
+        self.reader.reset();
+        self.place = Place::Head { need: XID_BYTES };
+        self.head_len = 0;
+        self.list_len = 0;
+    }
+}
+
+impl NfsLister {
+    /// Queues the encoded call, or lets it wait for a connection.
+    pub(super) fn enqueue(&mut self, now: Time) {
+        self.phase = match self.conn {
+            Conn::Open => Phase::Sending { sent: 0, at: now },
+            _ => Phase::Pending,
+        };
+    }
+
+    /// Gives up the connection by `action`, if there is one.
+    fn drop_connection(&mut self, action: Action) {
+        match self.conn {
+            Conn::Down { .. } | Conn::Closing => {}
+            Conn::Connecting { .. } => {
+                self.conn = Conn::Closing;
+                self.action = Some(Action::Abort);
+            }
+            Conn::Open => {
+                self.conn = Conn::Closing;
+                let half_sent = matches!(self.phase, Phase::Sending { sent: 1.., .. });
+                self.action = Some(if half_sent { Action::Abort } else { action });
+            }
+        }
+        self.detach();
+    }
+
+    fn detach(&mut self) {
+        if matches!(self.phase, Phase::Sending { .. } | Phase::Sent { .. }) {
+            self.phase = Phase::Pending;
+        }
+        self.rx.reset();
+    }
+
+    /// No more calls are to be made.
+    pub(super) fn hang_up(&mut self) {
+        self.drop_connection(Action::Close);
+        self.phase = Phase::Idle;
+    }
+
+    /// Closes the connection, to make the next call of the other service.
+    pub(super) fn switch_to(&mut self, now: Time, target: Target) {
+        self.target = target;
+        self.switching = true;
+        self.drop_connection(Action::Close);
+        self.call_since = now;
+        self.issue(now);
+    }
+
+    /// The server asks to try again later: under a new xid (RFC 1813 section 2.6).
+    pub(super) fn back_off(&mut self, now: Time) {
+        let until = now + self.config.jukebox_delay * (1 << self.jukebox.min(4));
+        self.jukebox += 1;
+        self.phase = Phase::Backoff { until };
+    }
+
+    fn patience(&self) -> Span {
+        self.config.request_timeout * (1 << self.timeouts.min(4))
+    }
+
+    fn wants_connection(&self) -> bool {
+        self.phase == Phase::Pending
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&mut self, now: Time) {
+        if self.phase != Phase::Idle && self.call_since + self.config.give_up_after <= now {
+            self.fail(ListError::TimedOut);
+            return;
+        }
+        match self.phase {
+            Phase::Backoff { until } if until <= now => self.issue(now),
+            Phase::Sent { at } | Phase::Sending { at, .. } if at + self.patience() <= now => {
+                self.timeouts += 1;
+                self.drop_connection(Action::Abort);
+            }
+            _ => {}
+        }
+        if let Conn::Connecting { since } = self.conn
+            && since + self.config.request_timeout <= now
+        {
+            self.drop_connection(Action::Abort);
+        }
+    }
+
+    fn handle_garbage(&mut self, what: &'static str) {
+        self.stats.garbage += 1;
+        self.garbage += 1;
+        tracing::warn!(server = %self.config.server, what, "garbage from the server");
+        self.drop_connection(Action::Abort);
+        if self.garbage >= GARBAGE_MAX {
+            self.fail(ListError::Garbage { what });
+        }
+    }
+
+    /// `n` bytes of the record are where they belong.
+    fn advance(&mut self, now: Time, n: usize) -> Result<(), &'static str> {
+        self.rx.reader.advance(n);
+        match self.rx.place {
+            Place::Skip => {}
+            Place::List => self.rx.list_len += n,
+            Place::Head { need } => {
+                self.rx.head_len += n;
+                if self.rx.head_len == need {
+                    self.route()?;
+                }
+            }
+        }
+        if matches!(self.rx.reader.next(), RecordNext::Body(_)) {
+            match self.rx.place {
+                Place::List if self.rx.list_len == self.rx.list_max => {
+                    return Err("a list longer than was asked for");
+                }
+                Place::Head { .. } if self.rx.head_len == REPLY_HEAD_MAX => {
+                    return Err("a reply that is too long");
+                }
+                _ => {}
+            }
+        }
+        self.end_if_whole(now)
+    }
+
+    /// Enough of the head has come to find out what it is.
+    fn route(&mut self) -> Result<(), &'static str> {
+        let head = &self.rx.head[..self.rx.head_len];
+        if self.rx.head_len == XID_BYTES {
+            // A late or double answer is nobody's, and so is one to a call that is not sent.
+            if head != self.xid.to_be_bytes() || !matches!(self.phase, Phase::Sent { .. }) {
+                self.rx.place = Place::Skip;
+                return Ok(());
+            }
+        }
+        let need = match self.step {
+            Step::List => head_needs(head, LIST_FIXED),
+            _ => Some(usize::MAX),
+        };
+        self.rx.place = match need {
+            None => Place::List,
+            // A head that does not fit is noticed when its buffer is full.
+            Some(need) => Place::Head { need },
+        };
+        Ok(())
+    }
+
+    fn end_if_whole(&mut self, now: Time) -> Result<(), &'static str> {
+        if self.rx.reader.next() != RecordNext::End {
+            return Ok(());
+        }
+        let (head_len, list_len) = (self.rx.head_len, self.rx.list_len);
+        let head = std::mem::take(&mut self.rx.head);
+        let result = match self.rx.place {
+            Place::Skip => Ok(()),
+            Place::Head { .. } if head_len < XID_BYTES => Err("a message that ends too early"),
+            Place::Head { .. } => self.handle_reply(now, &head[..head_len]),
+            Place::List => self.handle_list(&head[..head_len], list_len),
+        };
+        self.rx.head = head;
+        result?;
+        self.rx.reset();
+        Ok(())
+    }
+}
+
+impl Session for NfsLister {
+    fn handle_connected(&mut self, now: Time) {
+        if !matches!(self.conn, Conn::Connecting { .. }) {
+            return;
+        }
+        self.conn = Conn::Open;
+        self.last_target = Some(self.target);
+        self.rx.reset();
+        if self.phase == Phase::Pending {
+            self.enqueue(now);
+        }
+    }
+
+    fn handle_disconnected(&mut self, now: Time, why: Disconnect) {
+        if !self.switching {
+            tracing::debug!(server = %self.config.server, %why, "disconnected");
+        }
+        self.detach();
+        self.action = None;
+        let wait = if std::mem::take(&mut self.switching) { Span::ZERO } else { self.backoff };
+        if wait > Span::ZERO {
+            self.backoff = (self.backoff * 2).min(self.config.reconnect_max);
+        }
+        self.conn = Conn::Down { retry_at: now + wait };
+    }
+
+    fn recv_buffer(&mut self) -> &mut [u8] {
+        if self.conn != Conn::Open {
+            return &mut [];
+        }
+        let rx = &mut self.rx;
+        match (rx.reader.next(), rx.place) {
+            (RecordNext::Mark(missing), _) => &mut rx.mark[..missing],
+            (RecordNext::End, _) => &mut [],
+            (RecordNext::Body(left), Place::Head { need }) => {
+                let end = need.min(rx.head_len + left).min(rx.head.len());
+                &mut rx.head[rx.head_len..end]
+            }
+            (RecordNext::Body(left), Place::List) => {
+                page_slice_mut(&mut self.pages, rx.list_len, left).unwrap_or_default()
+            }
+            (RecordNext::Body(left), Place::Skip) => {
+                let n = left.min(rx.scratch.len());
+                &mut rx.scratch[..n]
+            }
+        }
+    }
+
+    fn handle_received(&mut self, now: Time, n: usize) {
+        if n == 0 {
+            return;
+        }
+        assert!(n <= self.recv_buffer().len(), "more bytes received than were asked for");
+        let result = match self.rx.reader.next() {
+            RecordNext::Mark(_) => {
+                let mark = self.rx.mark;
+                let pushed = self.rx.reader.push_mark(&mark[..n]).map_err(|error| error.what());
+                pushed.and_then(|_| self.end_if_whole(now))
+            }
+            _ => self.advance(now, n),
+        };
+        if let Err(what) = result {
+            self.handle_garbage(what);
+        }
+    }
+
+    fn poll_send<'a>(&'a mut self, _now: Time, out: &mut SendVec<'a>) {
+        if let (Conn::Open, Phase::Sending { sent, .. }) = (self.conn, self.phase) {
+            // One piece always fits; if not, it is shown the next time.
+            let _ = out.try_push(&self.head[sent..self.head_len]);
+        }
+    }
+
+    fn handle_sent(&mut self, now: Time, n: usize) {
+        if n == 0 {
+            return;
+        }
+        let Phase::Sending { sent, .. } = self.phase else {
+            panic!("more bytes taken than were shown");
+        };
+        let sent = sent + n;
+        assert!(sent <= self.head_len, "more bytes taken than were shown");
+        self.phase = if sent == self.head_len {
+            self.stats.calls += 1;
+            Phase::Sent { at: now }
+        } else {
+            Phase::Sending { sent, at: now }
+        };
+    }
+
+    fn poll_action(&mut self, now: Time) -> Option<Action> {
+        if let Some(action) = self.action.take() {
+            return Some(action);
+        }
+        match self.conn {
+            Conn::Down { retry_at } if retry_at <= now && self.wants_connection() => {
+                self.conn = Conn::Connecting { since: now };
+                let remote = match (self.target, self.config.mount) {
+                    (Target::Mount, Some(mount)) => mount,
+                    _ => self.config.server,
+                };
+                let same_port = self.last_target == Some(self.target);
+                Some(Action::Connect { remote, same_port })
+            }
+            _ => None,
+        }
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        if self.phase == Phase::Idle {
+            return None;
+        }
+        let of_call = match self.phase {
+            Phase::Backoff { until } => until,
+            Phase::Sent { at } | Phase::Sending { at, .. } => at + self.patience(),
+            Phase::Pending | Phase::Idle => Time::MAX,
+        };
+        let of_conn = match self.conn {
+            Conn::Down { retry_at } if self.wants_connection() => retry_at,
+            Conn::Connecting { since } => since + self.config.request_timeout,
+            _ => Time::MAX,
+        };
+        Some(of_call.min(of_conn).min(self.call_since + self.config.give_up_after))
+    }
+
+    fn handle_deadline(&mut self, now: Time) {
+        self.tick(now);
+    }
+}
