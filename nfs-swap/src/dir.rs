@@ -3,21 +3,23 @@
 //!
 //! The list arrives in pages, and its records have any length, so some lie across the end of a page.
 //! [`DirReader`] decodes a record in its page if it ends there, and otherwise copies it to a scratch
-//! buffer first. No second, contiguous mapping of the pages is made, so there is nothing that could
-//! differ from them (the trouble of `vm_map_ram` on caches that are indexed virtually).
+//! buffer first, as it does with what lies in high pages. No second, contiguous mapping of the pages is
+//! made, so there is nothing that could differ from them (the trouble of `vm_map_ram` on caches that are
+//! indexed virtually).
 //!
 //! # Invariants
 //! - A record is at most [`RECORD_BYTES_MAX`] long: every length in it is bounded before it is used.
 //! - A name has 1 to 255 bytes, and neither `/` nor NUL among them: it is one step of a path.
 //! - The reader gives the same entries and the same error as decoding a contiguous copy would.
 
-use netswap_reserve::Frame;
+use netswap_reserve::windows::{MapError, MapPage, Mapper};
 
+use crate::pages::{Piece, copy_out, piece};
 use crate::proto::{
     self, FATTR_BYTES, FH_BYTES_MAX, Fattr3, FileHandle, NAME_BYTES_MAX, Outcome, decode_post_op,
     encode_post_op, procs,
 };
-use crate::xdr::{Decoder, Encoder, Full, XdrError, padding, page_slice};
+use crate::xdr::{Decoder, Encoder, Full, XdrError, padding};
 
 /// Longest record of a list: entry_follows 4, fileid 8, name 4 + 256, cookie 8, attributes 4 + 84, handle
 /// 4 + 4 + 64.
@@ -52,6 +54,9 @@ pub enum DirError {
     /// An entry's name is empty, or holds `/` or NUL.
     #[error("a name that is no name")]
     BadName,
+    /// The list lies in a high page, and there is no window for it now. Nothing is wrong with it.
+    #[error(transparent)]
+    Map(#[from] MapError),
 }
 
 impl DirError {
@@ -60,6 +65,7 @@ impl DirError {
         match self {
             DirError::Xdr(error) => error.what(),
             DirError::BadName => "a name that is empty or holds a slash or NUL",
+            DirError::Map(_) => "a page that cannot be mapped",
         }
     }
 }
@@ -223,6 +229,7 @@ impl<'a> DirRecord<'a> {
 /// ```
 /// use netswap_nfs::dir::{DirEntry, DirProc, DirReader, DirRecord};
 /// use netswap_nfs::xdr::Encoder;
+/// use netswap_reserve::windows::Direct;
 /// use netswap_reserve::{Gfp, PagePool, PoolConfig};
 ///
 /// let pool = PagePool::new(PoolConfig::new(128));
@@ -235,8 +242,8 @@ impl<'a> DirRecord<'a> {
 ///
 /// let pages = [page];
 /// let mut list = DirReader::new(0, len, DirProc::ReadDir);
-/// assert_eq!(list.next(&pages), Ok(DirRecord::Entry(entry)));
-/// assert_eq!(list.next(&pages), Ok(DirRecord::End { eof: true }));
+/// assert_eq!(list.next(&pages, &mut Direct), Ok(DirRecord::Entry(entry)));
+/// assert_eq!(list.next(&pages, &mut Direct), Ok(DirRecord::End { eof: true }));
 /// ```
 #[derive(Debug)]
 pub struct DirReader {
@@ -264,38 +271,34 @@ impl DirReader {
         self.at = 0;
     }
 
-    /// The next record. The [`DirRecord::End`] is the last one; nothing may follow it.
+    /// The next record. The [`DirRecord::End`] is the last one; nothing may follow it. Shown in place if
+    /// it lies in one low page, else from the scratch buffer; no window is held afterwards.
     ///
     /// # Errors
-    /// When the record is malformed, or bytes follow the end. Stays where it was then.
+    /// When the record is malformed, or bytes follow the end, or there is no window for its page.
+    /// Stays where it was then.
     ///
     /// # Panics
-    /// If `pages` end before the list does.
-    pub fn next<'s>(&'s mut self, pages: &'s [Frame]) -> Result<DirRecord<'s>, DirError> {
+    /// If `pages` end before the list does, or one is not of those that `mapper` can show.
+    pub fn next<'s, P: MapPage>(
+        &'s mut self,
+        pages: &'s [P],
+        mapper: &mut impl Mapper,
+    ) -> Result<DirRecord<'s>, DirError> {
         let left = self.len - self.at;
-        let here = page_slice(pages, self.base + self.at, left).unwrap_or_default();
-        let mut dec = Decoder::new(here);
-        match DirRecord::decode(&mut dec, self.procedure) {
-            // It goes on in the next page.
-            Err(DirError::Xdr(XdrError::Truncated { .. })) if here.len() < left => {
-                let n = left.min(RECORD_BYTES_MAX);
-                copy_from_pages(pages, self.base + self.at, &mut self.scratch[..n]);
-                let mut dec = Decoder::new(&self.scratch[..n]);
-                let record = DirRecord::decode(&mut dec, self.procedure);
-                finish(record, dec.position(), &mut self.at, self.len)
+        if let Piece::Low(here) = piece(pages, self.base + self.at, left) {
+            let mut dec = Decoder::new(here);
+            match DirRecord::decode(&mut dec, self.procedure) {
+                // It goes on in the next page.
+                Err(DirError::Xdr(XdrError::Truncated { .. })) if here.len() < left => {}
+                record => return finish(record, dec.position(), &mut self.at, self.len),
             }
-            record => finish(record, dec.position(), &mut self.at, self.len),
         }
-    }
-}
-
-/// Copies bytes of a page vector, from byte `at` on.
-fn copy_from_pages(pages: &[Frame], at: usize, out: &mut [u8]) {
-    let mut done = 0;
-    while done < out.len() {
-        let piece = page_slice(pages, at + done, out.len() - done).expect("a page for every byte");
-        out[done..done + piece.len()].copy_from_slice(piece);
-        done += piece.len();
+        let n = left.min(RECORD_BYTES_MAX);
+        copy_out(pages, self.base + self.at, &mut self.scratch[..n], mapper)?;
+        let mut dec = Decoder::new(&self.scratch[..n]);
+        let record = DirRecord::decode(&mut dec, self.procedure);
+        finish(record, dec.position(), &mut self.at, self.len)
     }
 }
 

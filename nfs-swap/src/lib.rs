@@ -16,12 +16,13 @@ pub mod dir;
 pub mod lister;
 mod message;
 pub mod mount;
+mod pages;
 pub mod proto;
 pub mod rpc;
 pub mod server;
 pub mod xdr;
 
-pub use client::{NfsBackend, NfsConfig, NfsStats};
+pub use client::{NfsBackend, NfsConfig, NfsStats, PageCompletion, PageRequest, PageSubmitError};
 pub use lister::{ListError, ListEvent, ListerConfig, NfsLister};
 pub use server::{
     FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,

@@ -10,7 +10,10 @@
 //! - A decoded length is compared with its bound before it is used.
 
 use netswap_net::SendVec;
+use netswap_reserve::windows::{MapError, MapPage, Mapper};
 use netswap_reserve::{Frame, PAGE_SIZE};
+
+use crate::pages::{Piece, copy_out, piece};
 
 /// Why bytes are not the XDR that was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -262,12 +265,15 @@ impl<'a> Decoder<'a> {
 }
 
 /// A message in three parts, borrowed: what sunrpc calls an `xdr_buf`.
+///
+/// The pages may be low or high. A message holds no window: [`XdrBuf::push_from`] shows what has an
+/// address, for sending by page; [`XdrBuf::copy_from`] maps a page for as long as it copies it.
 #[derive(Clone, Copy, Debug)]
-pub struct XdrBuf<'a> {
+pub struct XdrBuf<'a, P = Frame> {
     /// Headers and arguments before the bulk data.
     pub head: &'a [u8],
     /// The pages of the bulk data.
-    pub pages: &'a [Frame],
+    pub pages: &'a [P],
     /// Where in the page vector the data begins, in bytes; may lie beyond the first page.
     pub page_base: usize,
     /// Length of the data in the page vector, in bytes.
@@ -276,7 +282,7 @@ pub struct XdrBuf<'a> {
     pub tail: &'a [u8],
 }
 
-impl<'a> XdrBuf<'a> {
+impl<'a, P: MapPage> XdrBuf<'a, P> {
     /// Bytes of all three parts.
     pub fn len(&self) -> usize {
         self.head.len() + self.page_len + self.tail.len()
@@ -288,7 +294,7 @@ impl<'a> XdrBuf<'a> {
     }
 
     /// Appends what follows the first `skip` bytes to `out`, slice by slice and without a copy.
-    /// False if `out` became full before the end.
+    /// False if it stopped before the end: `out` is full, or a high page comes next.
     pub fn push_from(&self, skip: usize, out: &mut SendVec<'a>) -> bool {
         if let Some(head) = self.head.get(skip..).filter(|h| !h.is_empty())
             && out.try_push(head).is_err()
@@ -297,14 +303,16 @@ impl<'a> XdrBuf<'a> {
         }
         let mut at = skip.saturating_sub(self.head.len());
         while at < self.page_len {
-            let Some(piece) = page_slice(self.pages, self.page_base + at, self.page_len - at)
-            else {
-                break;
-            };
-            if out.try_push(piece).is_err() {
-                return false;
+            match piece(self.pages, self.page_base + at, self.page_len - at) {
+                Piece::Low(bytes) => {
+                    if out.try_push(bytes).is_err() {
+                        return false;
+                    }
+                    at += bytes.len();
+                }
+                Piece::High => return false,
+                Piece::None => break,
             }
-            at += piece.len();
         }
         let skip = skip.saturating_sub(self.head.len() + self.page_len);
         match self.tail.get(skip..).filter(|t| !t.is_empty()) {
@@ -312,26 +320,51 @@ impl<'a> XdrBuf<'a> {
             None => true,
         }
     }
-}
 
-/// The bytes of a page vector from `at` on, at most `limit` and at most to the end of that page.
-/// `None` beyond the last page.
-pub fn page_slice(pages: &[Frame], at: usize, limit: usize) -> Option<&[u8]> {
-    let start = at % PAGE_SIZE;
-    let end = PAGE_SIZE.min(start.saturating_add(limit));
-    Some(&pages.get(at / PAGE_SIZE)?.bytes()[start..end])
-}
-
-/// As [`page_slice`], to be written.
-pub fn page_slice_mut(pages: &mut [Frame], at: usize, limit: usize) -> Option<&mut [u8]> {
-    let start = at % PAGE_SIZE;
-    let end = PAGE_SIZE.min(start.saturating_add(limit));
-    Some(&mut pages.get_mut(at / PAGE_SIZE)?.bytes_mut()[start..end])
+    /// Copies what follows the first `skip` bytes to `out`, as much as fits, and says how much that
+    /// was. A high page is mapped while it is copied.
+    ///
+    /// # Errors
+    /// When not a byte could be copied, for want of a window.
+    ///
+    /// # Panics
+    /// If a high page is not one of those that `mapper` can show.
+    pub fn copy_from(
+        &self,
+        skip: usize,
+        mapper: &mut impl Mapper,
+        out: &mut [u8],
+    ) -> Result<usize, MapError> {
+        let head = self.head.get(skip..).unwrap_or_default();
+        let mut done = head.len().min(out.len());
+        out[..done].copy_from_slice(&head[..done]);
+        let mut at = skip.saturating_sub(self.head.len());
+        while at < self.page_len && done < out.len() {
+            let start = (self.page_base + at) % PAGE_SIZE;
+            let n = (PAGE_SIZE - start).min(self.page_len - at).min(out.len() - done);
+            let to = &mut out[done..done + n];
+            match copy_out(self.pages, self.page_base + at, to, mapper) {
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => return Ok(done),
+                Ok(()) => {}
+            }
+            (at, done) = (at + n, done + n);
+        }
+        if at >= self.page_len {
+            let skip = skip.saturating_sub(self.head.len() + self.page_len);
+            let tail = self.tail.get(skip..).unwrap_or_default();
+            let n = tail.len().min(out.len() - done);
+            out[done..done + n].copy_from_slice(&tail[..n]);
+            done += n;
+        }
+        Ok(done)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netswap_reserve::windows::Direct;
     use netswap_reserve::{Gfp, PagePool, PoolConfig};
 
     #[test]
@@ -412,6 +445,12 @@ mod tests {
                 assert!(buf.push_from(skip, &mut out));
                 assert!(out.iter().all(|piece| !piece.is_empty()));
                 assert_eq!(out.concat(), whole[skip..], "base {page_base} skip {skip}");
+                for room in [0, 1, 7, 4096, 5000, 20_000] {
+                    let mut copy = vec![0; room];
+                    let n = buf.copy_from(skip, &mut Direct, &mut copy).unwrap();
+                    assert_eq!(n, room.min(whole.len() - skip));
+                    assert_eq!(copy[..n], whole[skip..skip + n]);
+                }
             }
         }
     }

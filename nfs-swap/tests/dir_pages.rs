@@ -6,6 +6,7 @@
 use netswap_nfs::dir::{DirEntry, DirError, DirProc, DirReader, DirRecord};
 use netswap_nfs::proto::{Fattr3, FileHandle};
 use netswap_nfs::xdr::{Decoder, Encoder};
+use netswap_reserve::windows::Direct;
 use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
@@ -65,7 +66,7 @@ fn from_pages(pages: &[Frame], base: usize, len: usize, procedure: DirProc) -> R
     let mut reader = DirReader::new(base, len, procedure);
     let mut entries = vec![];
     loop {
-        match reader.next(pages) {
+        match reader.next(pages, &mut Direct) {
             Ok(DirRecord::Entry(entry)) => entries.push(Owned::of(&entry)),
             Ok(DirRecord::End { eof }) => return (entries, Ok(eof)),
             Err(error) => return (entries, Err(error)),

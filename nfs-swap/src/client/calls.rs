@@ -4,6 +4,7 @@
 //! below a batch, makes the next call start where the last one ended.
 
 use netswap_net::Action;
+use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 use netswap_swap::{BackendState, StoreError, Stored, backend::BATCH_PAGES_MAX};
 
@@ -22,22 +23,15 @@ pub(super) fn garbage(error: XdrError) -> Garbage {
     error.what()
 }
 
-impl NfsBackend {
+impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn head_range(&self, i: usize) -> std::ops::Range<usize> {
         let start = i * HEAD_BYTES;
         if i == self.control() { start..self.heads.len() } else { start..start + HEAD_BYTES }
     }
 
     /// The bytes of the current call of `i`, its record mark included.
-    pub(super) fn message(&self, i: usize) -> XdrBuf<'_> {
-        let call = &self.calls[i];
-        let head = &self.heads[self.head_range(i)][..call.head_len];
-        if call.verb == Verb::Write {
-            let tail = &ZEROS[..padding(call.want)];
-            XdrBuf { head, pages: &call.pages, page_base: call.done, page_len: call.want, tail }
-        } else {
-            XdrBuf { head, pages: &[], page_base: 0, page_len: 0, tail: &[] }
-        }
+    pub(super) fn message(&self, i: usize) -> XdrBuf<'_, P> {
+        message(&self.calls[i], &self.heads[self.head_range(i)])
     }
 
     /// Whether an older request that is not done touches a slot of this one, and one of them writes.
@@ -333,7 +327,7 @@ impl NfsBackend {
     }
 
     /// How long call `i` may stay unanswered.
-    pub(super) fn patience(&self, call: &Call) -> Span {
+    pub(super) fn patience(&self, call: &Call<P>) -> Span {
         self.config.request_timeout * (1 << call.timeouts.min(4))
     }
 
@@ -348,5 +342,16 @@ impl NfsBackend {
         self.write_chunk = chunk(wtmax);
         self.batch_pages =
             (self.read_chunk.min(self.write_chunk) / PAGE_SIZE).clamp(1, BATCH_PAGES_MAX);
+    }
+}
+
+/// The bytes of a call whose head is in `head`.
+pub(super) fn message<'a, P>(call: &'a Call<P>, head: &'a [u8]) -> XdrBuf<'a, P> {
+    let head = &head[..call.head_len];
+    if call.verb == Verb::Write {
+        let tail = &ZEROS[..padding(call.want)];
+        XdrBuf { head, pages: &call.pages, page_base: call.done, page_len: call.want, tail }
+    } else {
+        XdrBuf { head, pages: &[], page_base: 0, page_len: 0, tail: &[] }
     }
 }

@@ -29,14 +29,17 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
 use netswap_net::Action;
-use netswap_reserve::{PAGE_SIZE, Span, Time};
+use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
+use netswap_reserve::{Frame, PAGE_SIZE, Span, Time};
 use netswap_swap::{
-    BackendLimits, BackendState, Completion, Op, Outstanding, PageVec, Phase, Request, RequestId,
-    Slot, StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
+    BackendLimits, BackendState, Completion, Op, Outstanding, Phase, Request, RequestId, Slot,
+    StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
 };
 
 use crate::message::CONTROL_HEAD_BYTES;
+use crate::pages::STAGE_BYTES;
 use crate::proto::FileHandle;
 use crate::rpc::{AuthSys, XidTable};
 use receive::Receiver;
@@ -135,6 +138,8 @@ pub struct NfsStats {
     pub verifier_changes: u64,
     /// Times the export was mounted again for a stale handle.
     pub remounts: u64,
+    /// Copies to or from a high page that had to wait for a window.
+    pub map_waits: u64,
 }
 
 /// Where a call is.
@@ -174,14 +179,49 @@ enum Verb {
     Control,
 }
 
+/// A request over pages that need not be frames; otherwise as [`Request`].
+#[derive(Debug)]
+pub struct PageRequest<P> {
+    /// Comes back with the completion.
+    pub id: RequestId,
+    /// What to do.
+    pub op: Op,
+    /// The first slot.
+    pub first: Slot,
+    /// The pages: moved in, unmapped, and moved out by the completion.
+    pub pages: ArrayVec<P, BATCH_PAGES_MAX>,
+    /// When it ends with [`StoreError::TimedOut`], if not before.
+    pub deadline: Option<Time>,
+}
+
+/// The end of a [`PageRequest`].
+#[derive(Debug)]
+pub struct PageCompletion<P> {
+    /// The request that ended.
+    pub id: RequestId,
+    /// Its pages.
+    pub pages: ArrayVec<P, BATCH_PAGES_MAX>,
+    /// What became of it.
+    pub outcome: Result<Stored, StoreError>,
+}
+
+/// Why a [`PageRequest`] was not taken. It is handed back whole.
+#[derive(Debug)]
+pub enum PageSubmitError<P> {
+    /// As many requests are outstanding as the backend takes; try again after a completion.
+    Full(PageRequest<P>),
+    /// The backend is not [`BackendState::Ready`].
+    NotReady(PageRequest<P>),
+}
+
 /// A request with its current call. The last of the table is the control call, without pages.
 #[derive(Debug)]
-struct Call {
+struct Call<P> {
     state: CallState,
     verb: Verb,
     id: RequestId,
     first: Slot,
-    pages: PageVec,
+    pages: ArrayVec<P, BATCH_PAGES_MAX>,
     deadline: Time,
     /// Order of submission.
     seq: u64,
@@ -202,14 +242,14 @@ struct Call {
     outcome: Result<Stored, StoreError>,
 }
 
-impl Call {
-    fn new(verb: Verb) -> Call {
+impl<P> Call<P> {
+    fn new(verb: Verb) -> Call<P> {
         Call {
             state: CallState::Free,
             verb,
             id: RequestId(0),
             first: Slot(0),
-            pages: PageVec::new(),
+            pages: ArrayVec::new(),
             deadline: Time::MAX,
             seq: 0,
             done: 0,
@@ -235,7 +275,7 @@ impl Call {
         first..first + self.pages.len() as u64
     }
 
-    fn conflicts(&self, other: &Call) -> bool {
+    fn conflicts(&self, other: &Call<P>) -> bool {
         let (a, b) = (self.slots(), other.slots());
         (self.verb == Verb::Write || other.verb == Verb::Write)
             && a.start < b.end
@@ -288,15 +328,18 @@ enum Conn {
 /// // It wants a connection first.
 /// assert!(matches!(backend.poll_action(Time::ZERO), Some(Action::Connect { .. })));
 /// ```
+///
+/// The pages of its requests are frames, unless it is made by [`NfsBackend::over`]: then they are
+/// pages of type `P`, perhaps high ones, which `M` maps for as long as bytes are copied.
 #[derive(Debug)]
-pub struct NfsBackend {
+pub struct NfsBackend<P = Frame, M = Direct> {
     config: NfsConfig,
     auth: AuthSys,
     state: BackendState,
     stats: NfsStats,
 
     /// `in_flight` requests, then the control call.
-    calls: Box<[Call]>,
+    calls: Box<[Call<P>]>,
     heads: Box<[u8]>,
     xids: XidTable,
     free: Vec<u16>,
@@ -323,6 +366,12 @@ pub struct NfsBackend {
     /// Not later than anything that is due.
     next_deadline: Time,
 
+    mapper: M,
+    /// What is sent from high pages, from `sent_front` on. Empty if there are none.
+    stage: Box<[u8]>,
+    /// When a window is asked for again.
+    map_retry_at: Time,
+
     step: Step,
     remount: bool,
     sized: bool,
@@ -346,6 +395,33 @@ impl NfsBackend {
     /// # Panics
     /// If `in_flight` is 0 or above 65,535.
     pub fn new(config: NfsConfig) -> NfsBackend {
+        NfsBackend::with_stage(config, Direct, 0)
+    }
+}
+
+impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
+    /// As [`NfsBackend::new`], for pages that `mapper` maps, if they are high ones: for each copy, and
+    /// for no longer. When no window is to be had, the copy waits, and is counted.
+    ///
+    /// # Panics
+    /// If `in_flight` is 0 or above 65,535. Later, if a page turns out to be one that `mapper` can
+    /// never show.
+    ///
+    /// ```
+    /// use netswap_nfs::{NfsBackend, NfsConfig};
+    /// use netswap_reserve::windows::{HighPage, HighPool, MapWindows, WindowsConfig};
+    ///
+    /// let high = HighPool::new(64)?;
+    /// let windows = MapWindows::new(&high, WindowsConfig::new(2))?;
+    /// let config = NfsConfig::new("10.0.0.2:2049".parse()?, "/swap", "area0");
+    /// let backend: NfsBackend<HighPage, _> = NfsBackend::over(config, windows);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn over(config: NfsConfig, mapper: M) -> NfsBackend<P, M> {
+        NfsBackend::with_stage(config, mapper, STAGE_BYTES)
+    }
+
+    fn with_stage(config: NfsConfig, mapper: M, stage_bytes: usize) -> NfsBackend<P, M> {
         assert!(
             (1..=65_535).contains(&config.in_flight),
             "{} requests in flight",
@@ -393,8 +469,11 @@ impl NfsBackend {
             progress_at: Time::ZERO,
             received_at: Time::ZERO,
             garbage_streak: 0,
-            rx: Receiver::new(),
+            rx: Receiver::new(stage_bytes > 0),
             next_deadline: Time::ZERO,
+            mapper,
+            stage: vec![0; stage_bytes].into(),
+            map_retry_at: Time::MAX,
             step: if target == Target::Mount { Step::Mnt } else { Step::Null },
             remount: false,
             sized: false,
@@ -423,49 +502,66 @@ impl NfsBackend {
         self.verifier
     }
 
-    fn control(&self) -> usize {
-        self.calls.len() - 1
-    }
-}
-
-impl SwapBackend for NfsBackend {
-    fn state(&self) -> BackendState {
+    /// How far it is.
+    pub fn state(&self) -> BackendState {
         self.state
     }
 
-    fn limits(&self) -> BackendLimits {
+    /// What it takes.
+    pub fn limits(&self) -> BackendLimits {
         BackendLimits { batch_pages: self.batch_pages, in_flight: self.config.in_flight }
     }
 
-    fn server(&self) -> &str {
-        &self.config.label
-    }
-
-    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
+    /// Takes a request, as [`SwapBackend::submit`] does. No page of it is mapped.
+    ///
+    /// # Errors
+    /// When it cannot be taken now.
+    ///
+    /// # Panics
+    /// If it has no pages.
+    pub fn submit_pages(
+        &mut self,
+        now: Time,
+        request: PageRequest<P>,
+    ) -> Result<(), PageSubmitError<P>> {
         assert!(!request.pages.is_empty(), "a request without pages");
         if !matches!(self.state, BackendState::Ready { .. }) {
-            return Err(SubmitError::NotReady(request));
+            return Err(PageSubmitError::NotReady(request));
         }
-        let Some(place) = self.free.pop() else { return Err(SubmitError::Full(request)) };
+        let Some(place) = self.free.pop() else { return Err(PageSubmitError::Full(request)) };
+        let PageRequest { id, op, first, pages, deadline } = request;
+        self.admit(now, place, (id, op, first), pages, deadline);
+        Ok(())
+    }
+
+    #[inline]
+    fn admit(
+        &mut self,
+        now: Time,
+        place: u16,
+        (id, op, first): (RequestId, Op, Slot),
+        pages: ArrayVec<P, BATCH_PAGES_MAX>,
+        deadline: Option<Time>,
+    ) {
         let i = usize::from(place);
-        let end = u64::from(request.first.0) + request.pages.len() as u64;
+        let end = u64::from(first.0) + pages.len() as u64;
         self.seq += 1;
         self.calls[i] = Call {
             state: CallState::Pending,
-            id: request.id,
-            first: request.first,
-            pages: request.pages,
-            deadline: request.deadline.unwrap_or(Time::MAX),
+            id,
+            first,
+            pages,
+            deadline: deadline.unwrap_or(Time::MAX),
             seq: self.seq,
-            ..Call::new(match request.op {
+            ..Call::new(match op {
                 Op::Read => Verb::Read,
                 Op::Write => Verb::Write,
             })
         };
         if end > u64::from(self.slots) {
-            let slot = self.slots.max(request.first.0);
+            let slot = self.slots.max(first.0);
             self.finish(now, i, Err(StoreError::OutOfRange { slot }));
-            return Ok(());
+            return;
         }
         self.arm(self.calls[i].deadline);
         if self.is_blocked(i) {
@@ -474,31 +570,30 @@ impl SwapBackend for NfsBackend {
         } else {
             self.issue(now, i);
         }
-        Ok(())
     }
 
-    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
+    /// Takes the next request that has ended, as [`SwapBackend::poll_completion`] does.
+    #[inline]
+    pub fn poll_pages(&mut self, now: Time) -> Option<PageCompletion<P>> {
         self.tick(now);
         let place = self.done.pop_front()?;
         self.free.push(place);
         let call = &mut self.calls[usize::from(place)];
         call.state = CallState::Free;
-        Some(Completion {
+        Some(PageCompletion {
             id: call.id,
             pages: std::mem::take(&mut call.pages),
             outcome: call.outcome,
         })
     }
 
-    fn poll_deadline(&self) -> Option<Time> {
-        (self.next_deadline < Time::MAX).then_some(self.next_deadline)
-    }
-
-    fn shutdown(&mut self, now: Time) {
+    /// Ends everything that is outstanding, and the connection.
+    pub fn shutdown(&mut self, now: Time) {
         self.end(now, BackendState::Stopped, StoreError::Cancelled);
     }
 
-    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
+    /// Shows what is outstanding.
+    pub fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
         for (i, call) in self.calls[..self.control()].iter().enumerate() {
             if !call.is_active() {
                 continue;
@@ -519,9 +614,55 @@ impl SwapBackend for NfsBackend {
             });
         }
     }
+
+    fn control(&self) -> usize {
+        self.calls.len() - 1
+    }
+}
+
+impl SwapBackend for NfsBackend {
+    fn state(&self) -> BackendState {
+        self.state
+    }
+
+    fn limits(&self) -> BackendLimits {
+        NfsBackend::limits(self)
+    }
+
+    fn server(&self) -> &str {
+        &self.config.label
+    }
+
+    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
+        assert!(!request.pages.is_empty(), "a request without pages");
+        if !matches!(self.state, BackendState::Ready { .. }) {
+            return Err(SubmitError::NotReady(request));
+        }
+        let Some(place) = self.free.pop() else { return Err(SubmitError::Full(request)) };
+        let Request { id, op, first, pages, deadline } = request;
+        self.admit(now, place, (id, op, first), pages, deadline);
+        Ok(())
+    }
+
+    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
+        let PageCompletion { id, pages, outcome } = self.poll_pages(now)?;
+        Some(Completion { id, pages, outcome })
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        (self.next_deadline < Time::MAX).then_some(self.next_deadline)
+    }
+
+    fn shutdown(&mut self, now: Time) {
+        NfsBackend::shutdown(self, now);
+    }
+
+    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
+        NfsBackend::outstanding(self, visit);
+    }
 }
 
 /// Bytes of a whole request.
-fn total_bytes(call: &Call) -> usize {
+fn total_bytes<P>(call: &Call<P>) -> usize {
     call.pages.len() * PAGE_SIZE
 }

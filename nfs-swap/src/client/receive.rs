@@ -4,15 +4,17 @@
 //! data lands in pages. Only when a peer cuts its records into odd fragments can a few data bytes
 //! land in the header buffer; they are then copied to where they belong.
 
+use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::backend::BATCH_PAGES_MAX;
 
 use super::calls::{Garbage, garbage};
 use super::{CallState, NfsBackend, Verb};
 use crate::message::{REPLY_HEAD_MAX, REPLY_PREFIX, head_needs};
+use crate::pages::{arrivals, land};
 use crate::proto::ReadOk;
 use crate::rpc::{self, AcceptStat, MARK_BYTES, RecordNext, RecordReader, ReplyStat};
-use crate::xdr::{Decoder, padding, page_slice_mut};
+use crate::xdr::{Decoder, padding};
 
 /// Longest record a server may send: a reply with a batch of data.
 const RECORD_MAX: usize = REPLY_HEAD_MAX + BATCH_PAGES_MAX * PAGE_SIZE;
@@ -42,6 +44,10 @@ pub(super) struct Receiver {
     head_len: usize,
     stage: [u8; STAGE_BYTES],
     scratch: Box<[u8]>,
+    /// Where data for high pages arrives; `bounced` bytes of it wait for a window. Nothing is taken from
+    /// the stream meanwhile.
+    bounce: Box<[u8]>,
+    bounced: usize,
 }
 
 /// Which buffer the transport is shown, and how much of it.
@@ -52,7 +58,7 @@ enum Shown {
 }
 
 impl Receiver {
-    pub(super) fn new() -> Receiver {
+    pub(super) fn new(high_pages: bool) -> Receiver {
         Receiver {
             reader: RecordReader::new(RECORD_MAX),
             place: Place::Head { need: REPLY_PREFIX },
@@ -61,12 +67,15 @@ impl Receiver {
             head_len: 0,
             stage: [0; STAGE_BYTES],
             scratch: vec![0; PAGE_SIZE].into(),
+            bounce: vec![0; if high_pages { PAGE_SIZE } else { 0 }].into(),
+            bounced: 0,
         }
     }
 
     /// The stream begins anew.
     pub(super) fn reset(&mut self) {
         self.reader.reset();
+        self.bounced = 0;
         self.next_record();
     }
 
@@ -113,14 +122,17 @@ impl Receiver {
     }
 }
 
-impl NfsBackend {
+impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn receive_into(&mut self) -> &mut [u8] {
+        if self.rx.bounced > 0 {
+            return &mut [];
+        }
         match self.rx.shown() {
             Shown::Stage(len) => &mut self.rx.stage[..len],
             Shown::Scratch(len) => &mut self.rx.scratch[..len],
             Shown::Page { call, at, len } => {
                 let call = &mut self.calls[call];
-                page_slice_mut(&mut call.pages, call.done + at, len).unwrap_or_default()
+                arrivals(&mut call.pages, call.done + at, len, &mut self.rx.bounce)
             }
         }
     }
@@ -133,14 +145,35 @@ impl NfsBackend {
                 let stage = self.rx.stage;
                 self.consume(now, &stage[..n])
             }
-            Shown::Scratch(len) | Shown::Page { len, .. } => {
+            Shown::Scratch(len) => {
                 assert!(n <= len, "more bytes received than were asked for");
+                self.advance(now, n)
+            }
+            Shown::Page { call, at, len } => {
+                assert!(n <= len, "more bytes received than were asked for");
+                let call = &mut self.calls[call];
+                let (pages, at) = (&mut call.pages, call.done + at);
+                if land(pages, at, n, &self.rx.bounce, &mut self.mapper).is_err() {
+                    self.rx.bounced = n;
+                    self.await_window(now);
+                    return;
+                }
                 self.advance(now, n)
             }
         };
         if let Err(what) = result {
             let about = self.rx.call;
             self.handle_garbage(now, about, what);
+        }
+    }
+
+    /// Tries again to move what waits for a window.
+    #[cold]
+    pub(super) fn receive_bounced(&mut self, now: Time) {
+        if self.rx.bounced > 0 && self.conn == super::Conn::Open {
+            // If its call has ended meanwhile, the bytes go nowhere.
+            let n = std::mem::take(&mut self.rx.bounced);
+            self.receive(now, n);
         }
     }
 
@@ -191,12 +224,12 @@ impl NfsBackend {
                 }
                 let Some(i) = self.rx.call else { return Ok(bytes.len()) };
                 let call = &mut self.calls[i];
-                let limit = left.min(bytes.len());
-                let Some(page) = page_slice_mut(&mut call.pages, call.done + at, limit) else {
-                    return Err("more data than pages");
-                };
-                let n = page.len();
-                page.copy_from_slice(&bytes[..n]);
+                let at = call.done + at;
+                let buf = arrivals(&mut call.pages, at, left.min(bytes.len()), &mut self.rx.bounce);
+                let n = buf.len();
+                buf.copy_from_slice(&bytes[..n]);
+                land(&mut call.pages, at, n, &self.rx.bounce, &mut self.mapper)
+                    .map_err(|_| "fragments so odd that there is no window for them")?;
                 Ok(n)
             }
         }

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use netswap_net::Action;
+use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::{BackendState, StoreError};
 
@@ -51,7 +52,7 @@ pub(super) fn components(path: &str) -> Box<[Range<usize>]> {
     names.into()
 }
 
-impl NfsBackend {
+impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// Encodes and queues the call of the current step.
     pub(super) fn begin_step(&mut self, now: Time) {
         let i = self.control();

@@ -10,13 +10,16 @@
 //! what a server's duplicate request cache knows us by.
 
 use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
 
+use super::calls::message;
 use super::startup::Step;
-use super::{CallState, Conn, NfsBackend, Target};
+use super::{CallState, Conn, NfsBackend, Target, Verb};
+use crate::pages::{MAP_RETRY, is_high};
 
-impl NfsBackend {
+impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// Something is due at `at`.
     pub(super) fn arm(&mut self, at: Time) {
         self.next_deadline = self.next_deadline.min(at);
@@ -54,6 +57,11 @@ impl NfsBackend {
         if now < self.next_deadline {
             return;
         }
+        if self.map_retry_at <= now {
+            // What waits to be sent is asked for again by the transport.
+            self.map_retry_at = Time::MAX;
+            self.receive_bounced(now);
+        }
         for i in 0..self.control() {
             if self.calls[i].is_active() && self.calls[i].deadline <= now {
                 if self.is_half_sent(i) {
@@ -87,6 +95,29 @@ impl NfsBackend {
         self.rearm();
     }
 
+    /// Copies what is left of call `i`, which is the first to be sent, from its pages: as much as the
+    /// stage holds. Says how much; nothing if there is no window now.
+    #[cold]
+    fn fill_stage(&mut self, now: Time, i: usize) -> usize {
+        let head = self.head_range(i);
+        let message = message(&self.calls[i], &self.heads[head]);
+        match message.copy_from(self.sent_front, &mut self.mapper, &mut self.stage) {
+            Ok(n) => n,
+            Err(_) => {
+                self.await_window(now);
+                0
+            }
+        }
+    }
+
+    /// There is no window for a copy.
+    #[cold]
+    pub(super) fn await_window(&mut self, now: Time) {
+        self.stats.map_waits += 1;
+        self.map_retry_at = now + MAP_RETRY;
+        self.arm(self.map_retry_at);
+    }
+
     /// The transport has had something to take for a long time, and no byte went either way.
     fn is_stalled(&self, now: Time) -> bool {
         !self.sendq.is_empty() && self.progress_at + self.config.request_timeout <= now
@@ -116,6 +147,7 @@ impl NfsBackend {
             Conn::Open if !self.sendq.is_empty() => self.progress_at + timeout,
             _ => Time::MAX,
         };
+        next = next.min(self.map_retry_at);
         for call in &self.calls {
             if !call.is_active() {
                 continue;
@@ -135,7 +167,7 @@ impl NfsBackend {
     }
 }
 
-impl Session for NfsBackend {
+impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
     fn handle_connected(&mut self, now: Time) {
         if !matches!(self.conn, Conn::Connecting { .. }) {
             return;
@@ -193,11 +225,22 @@ impl Session for NfsBackend {
         self.receive(now, n);
     }
 
-    fn poll_send<'a>(&'a mut self, _now: Time, out: &mut SendVec<'a>) {
-        let this: &'a NfsBackend = self;
-        if this.conn != Conn::Open {
+    fn poll_send<'a>(&'a mut self, now: Time, out: &mut SendVec<'a>) {
+        if self.conn != Conn::Open {
             return;
         }
+        if let Some(front) = self.sendq.front() {
+            let i = usize::from(*front);
+            if self.calls[i].verb == Verb::Write && self.calls[i].pages.iter().any(is_high) {
+                let n = self.fill_stage(now, i);
+                if n > 0 {
+                    // An empty vector has room for it.
+                    let _ = out.try_push(&self.stage[..n]);
+                }
+                return;
+            }
+        }
+        let this: &'a NfsBackend<P, M> = self;
         let mut skip = this.sent_front;
         for place in &this.sendq {
             if !this.message(usize::from(*place)).push_from(skip, out) {
@@ -259,7 +302,7 @@ impl Session for NfsBackend {
     }
 
     fn poll_deadline(&self) -> Option<Time> {
-        netswap_swap::SwapBackend::poll_deadline(self)
+        (self.next_deadline < Time::MAX).then_some(self.next_deadline)
     }
 
     fn handle_deadline(&mut self, now: Time) {

@@ -26,11 +26,13 @@ mod stream;
 use std::net::SocketAddr;
 
 use netswap_net::Action;
+use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
 use netswap_reserve::{Frame, PAGE_SIZE, Span, Time};
 
-use crate::dir::{DirArgs, DirEntry, DirHead, DirProc, DirReader, DirRecord};
+use crate::dir::{DirArgs, DirEntry, DirError, DirHead, DirProc, DirReader, DirRecord};
 use crate::message::{CONTROL_HEAD_BYTES, encode_message};
 use crate::mount;
+use crate::pages::MAP_RETRY;
 use crate::proto::{self, FileHandle, LookupOk, NAME_BYTES_MAX, Nfsstat3, procs};
 use crate::rpc::{self, AcceptStat, AuthSys, ReplyStat};
 use crate::xdr::{Decoder, XdrError};
@@ -170,6 +172,8 @@ pub struct ListStats {
     pub garbage: u64,
     /// Times the list began again.
     pub restarts: u32,
+    /// Looks at a high page that had to wait for a window.
+    pub map_waits: u64,
 }
 
 /// What the current or the next call is for.
@@ -236,13 +240,18 @@ impl CircleGuard {
 /// assert!(matches!(lister.poll_action(Time::ZERO), Some(Action::Connect { .. })));
 /// assert_eq!(lister.poll_event(Time::ZERO), None);
 /// ```
+///
+/// The pages may be high ones ([`NfsLister::over`]): `M` maps them for as long as bytes are copied.
 #[derive(Debug)]
-pub struct NfsLister {
+pub struct NfsLister<P = Frame, M = Direct> {
     config: ListerConfig,
     auth: AuthSys,
     stats: ListStats,
     /// Where lists arrive.
-    pages: Box<[Frame]>,
+    pages: Box<[P]>,
+    mapper: M,
+    /// When a window is asked for again.
+    map_retry_at: Option<Time>,
 
     step: Step,
     root: FileHandle,
@@ -280,6 +289,17 @@ impl NfsLister {
     /// # Panics
     /// If there are no pages.
     pub fn new(config: ListerConfig, pages: Vec<Frame>, now: Time) -> NfsLister {
+        NfsLister::over(config, pages, Direct, now)
+    }
+}
+
+impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
+    /// As [`NfsLister::new`], with pages that `mapper` maps, if they are high ones. When no window is to
+    /// be had, the listing waits, and counts it.
+    ///
+    /// # Panics
+    /// If there are no pages. Later, if a page turns out to be one that `mapper` can never show.
+    pub fn over(config: ListerConfig, pages: Vec<P>, mapper: M, now: Time) -> NfsLister<P, M> {
         assert!(!pages.is_empty(), "a listing without pages");
         let bad_path = config.components().any(|name| name.len() > NAME_BYTES_MAX)
             || config.export.len() > mount::PATH_BYTES_MAX;
@@ -294,6 +314,8 @@ impl NfsLister {
             stats: ListStats::default(),
             rx: Receiver::new(pages.len() * PAGE_SIZE),
             pages: pages.into(),
+            mapper,
+            map_retry_at: None,
             step: Step::Mnt,
             root: FileHandle::EMPTY,
             dir: FileHandle::EMPTY,
@@ -357,9 +379,17 @@ impl NfsLister {
             }
         }
         if let Some(page) = &mut self.page {
-            page.left -= 1;
-            return match page.reader.next(&self.pages) {
-                Ok(DirRecord::Entry(entry)) => Some(ListEvent::Entry(entry)),
+            return match page.reader.next(&self.pages, &mut self.mapper) {
+                Ok(DirRecord::Entry(entry)) => {
+                    page.left -= 1;
+                    Some(ListEvent::Entry(entry))
+                }
+                Err(DirError::Map(_)) => {
+                    // As `await_window`, which would borrow the page.
+                    self.stats.map_waits += 1;
+                    self.map_retry_at = Some(now + MAP_RETRY);
+                    None
+                }
                 other => panic!("a list that was read before is now {other:?}"),
             };
         }
@@ -518,22 +548,23 @@ impl NfsLister {
         Ok(())
     }
 
-    /// A reply with a list has come whole: `len` bytes of it, in the pages.
-    fn handle_list(&mut self, head: &[u8], len: usize) -> Result<(), &'static str> {
-        let mut dec = Decoder::new(head);
-        rpc::decode_reply(&mut dec).map_err(XdrError::what)?;
-        let Ok(head) = DirHead::decode(&mut dec).map_err(XdrError::what)? else {
-            return Err("a list that failed and did not");
-        };
+    /// A reply with a list has come whole: `len` bytes of it, in the pages. It is read to its end.
+    fn handle_list(&mut self, now: Time, head: DirHead, len: usize) -> Result<(), &'static str> {
         let mut reader = DirReader::new(0, len, self.procedure);
         let (mut count, mut last) = (0, self.cookie);
         let eof = loop {
-            match reader.next(&self.pages).map_err(|error| error.what())? {
-                DirRecord::Entry(entry) => {
+            match reader.next(&self.pages, &mut self.mapper) {
+                Ok(DirRecord::Entry(entry)) => {
                     count += 1;
                     last = entry.cookie;
                 }
-                DirRecord::End { eof } => break eof,
+                Ok(DirRecord::End { eof }) => break eof,
+                Err(DirError::Map(_)) => {
+                    self.await_window(now);
+                    self.phase = Phase::Unread { head, len };
+                    return Ok(());
+                }
+                Err(error) => return Err(error.what()),
             }
         };
         if count == 0 && !eof {

@@ -6,12 +6,15 @@
 //! The list of entries goes from the stream straight into the page vector.
 
 use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 
 use super::{GARBAGE_MAX, ListError, NfsLister, Step};
+use crate::dir::DirHead;
 use crate::message::{REPLY_HEAD_MAX, head_needs};
-use crate::rpc::{MARK_BYTES, RecordNext, RecordReader};
-use crate::xdr::page_slice_mut;
+use crate::pages::{MAP_RETRY, arrivals, land};
+use crate::rpc::{self, MARK_BYTES, RecordNext, RecordReader};
+use crate::xdr::{Decoder, XdrError};
 
 /// What stands between attributes and list in a reply: the cookie verifier.
 const LIST_FIXED: usize = 8;
@@ -41,7 +44,7 @@ pub(super) enum Conn {
 /// Where the call is.
 ///
 /// ```text
-///   Idle -> Pending <-> Sending -> Sent -> Idle
+///   Idle -> Pending <-> Sending -> Sent -> [Unread] -> Idle
 ///              ^                    |
 ///              +----- Backoff <-----+
 /// ```
@@ -57,6 +60,11 @@ pub(super) enum Phase {
     },
     Sent {
         at: Time,
+    },
+    /// The list is there, and waits for a window to be looked at.
+    Unread {
+        head: DirHead,
+        len: usize,
     },
     /// The server asked for patience.
     Backoff {
@@ -84,7 +92,10 @@ pub(super) struct Receiver {
     head_len: usize,
     list_len: usize,
     list_max: usize,
+    /// For what goes nowhere, and for what arrives for high pages; `bounced` bytes of that wait for a
+    /// window. Nothing is taken from the stream meanwhile.
     scratch: Box<[u8]>,
+    bounced: usize,
 }
 
 impl Receiver {
@@ -98,6 +109,7 @@ impl Receiver {
             list_len: 0,
             list_max,
             scratch: vec![0; PAGE_SIZE].into(),
+            bounced: 0,
         }
     }
 
@@ -107,10 +119,11 @@ impl Receiver {
         self.place = Place::Head { need: XID_BYTES };
         self.head_len = 0;
         self.list_len = 0;
+        self.bounced = 0;
     }
 }
 
-impl NfsLister {
+impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
     /// Queues the encoded call, or lets it wait for a connection.
     pub(super) fn enqueue(&mut self, now: Time) {
         self.phase = match self.conn {
@@ -179,6 +192,10 @@ impl NfsLister {
             self.fail(ListError::TimedOut);
             return;
         }
+        if self.map_retry_at.is_some_and(|at| at <= now) {
+            self.map_retry_at = None;
+            self.retry_windows(now);
+        }
         match self.phase {
             Phase::Backoff { until } if until <= now => self.issue(now),
             Phase::Sent { at } | Phase::Sending { at, .. } if at + self.patience() <= now => {
@@ -191,6 +208,50 @@ impl NfsLister {
             && since + self.config.request_timeout <= now
         {
             self.drop_connection(Action::Abort);
+        }
+    }
+
+    /// There is no window to copy bytes, or to look at them.
+    pub(super) fn await_window(&mut self, now: Time) {
+        self.stats.map_waits += 1;
+        self.map_retry_at = Some(now + MAP_RETRY);
+    }
+
+    /// Tries again what waits for a window.
+    fn retry_windows(&mut self, now: Time) {
+        let bounced = std::mem::take(&mut self.rx.bounced);
+        if bounced > 0 {
+            self.receive(now, bounced);
+        } else if let Phase::Unread { head, len } = self.phase
+            && let Err(what) = self.handle_list(now, head, len)
+        {
+            // The call is made again.
+            self.phase = Phase::Pending;
+            self.handle_garbage(what);
+        }
+    }
+
+    /// `n` bytes have arrived where the next ones were to.
+    fn receive(&mut self, now: Time, n: usize) {
+        let result = match self.rx.reader.next() {
+            RecordNext::Mark(_) => {
+                let mark = self.rx.mark;
+                let pushed = self.rx.reader.push_mark(&mark[..n]).map_err(|error| error.what());
+                pushed.and_then(|_| self.end_if_whole(now))
+            }
+            _ if self.rx.place == Place::List => {
+                let (pages, at) = (&mut self.pages, self.rx.list_len);
+                if land(pages, at, n, &self.rx.scratch, &mut self.mapper).is_err() {
+                    self.rx.bounced = n;
+                    self.await_window(now);
+                    return;
+                }
+                self.advance(now, n)
+            }
+            _ => self.advance(now, n),
+        };
+        if let Err(what) = result {
+            self.handle_garbage(what);
         }
     }
 
@@ -263,7 +324,10 @@ impl NfsLister {
             Place::Skip => Ok(()),
             Place::Head { .. } if head_len < XID_BYTES => Err("a message that ends too early"),
             Place::Head { .. } => self.handle_reply(now, &head[..head_len]),
-            Place::List => self.handle_list(&head[..head_len], list_len),
+            Place::List => match list_head(&head[..head_len]) {
+                Ok(head) => self.handle_list(now, head, list_len),
+                Err(what) => Err(what),
+            },
         };
         self.rx.head = head;
         result?;
@@ -272,7 +336,17 @@ impl NfsLister {
     }
 }
 
-impl Session for NfsLister {
+/// What stands before a list: its head buffer is full up to there.
+fn list_head(head: &[u8]) -> Result<DirHead, &'static str> {
+    let mut dec = Decoder::new(head);
+    rpc::decode_reply(&mut dec).map_err(XdrError::what)?;
+    match DirHead::decode(&mut dec).map_err(XdrError::what)? {
+        Ok(head) => Ok(head),
+        Err(_) => Err("a list that failed and did not"),
+    }
+}
+
+impl<P: MapPageMut, M: Mapper> Session for NfsLister<P, M> {
     fn handle_connected(&mut self, now: Time) {
         if !matches!(self.conn, Conn::Connecting { .. }) {
             return;
@@ -303,6 +377,9 @@ impl Session for NfsLister {
             return &mut [];
         }
         let rx = &mut self.rx;
+        if rx.bounced > 0 {
+            return &mut [];
+        }
         match (rx.reader.next(), rx.place) {
             (RecordNext::Mark(missing), _) => &mut rx.mark[..missing],
             (RecordNext::End, _) => &mut [],
@@ -311,7 +388,7 @@ impl Session for NfsLister {
                 &mut rx.head[rx.head_len..end]
             }
             (RecordNext::Body(left), Place::List) => {
-                page_slice_mut(&mut self.pages, rx.list_len, left).unwrap_or_default()
+                arrivals(&mut self.pages, rx.list_len, left, &mut rx.scratch)
             }
             (RecordNext::Body(left), Place::Skip) => {
                 let n = left.min(rx.scratch.len());
@@ -325,17 +402,7 @@ impl Session for NfsLister {
             return;
         }
         assert!(n <= self.recv_buffer().len(), "more bytes received than were asked for");
-        let result = match self.rx.reader.next() {
-            RecordNext::Mark(_) => {
-                let mark = self.rx.mark;
-                let pushed = self.rx.reader.push_mark(&mark[..n]).map_err(|error| error.what());
-                pushed.and_then(|_| self.end_if_whole(now))
-            }
-            _ => self.advance(now, n),
-        };
-        if let Err(what) = result {
-            self.handle_garbage(what);
-        }
+        self.receive(now, n);
     }
 
     fn poll_send<'a>(&'a mut self, _now: Time, out: &mut SendVec<'a>) {
@@ -381,20 +448,22 @@ impl Session for NfsLister {
     }
 
     fn poll_deadline(&self) -> Option<Time> {
+        let retry = self.map_retry_at;
         if self.phase == Phase::Idle {
-            return None;
+            return retry;
         }
         let of_call = match self.phase {
             Phase::Backoff { until } => until,
             Phase::Sent { at } | Phase::Sending { at, .. } => at + self.patience(),
-            Phase::Pending | Phase::Idle => Time::MAX,
+            Phase::Pending | Phase::Unread { .. } | Phase::Idle => Time::MAX,
         };
         let of_conn = match self.conn {
             Conn::Down { retry_at } if self.wants_connection() => retry_at,
             Conn::Connecting { since } => since + self.config.request_timeout,
             _ => Time::MAX,
         };
-        Some(of_call.min(of_conn).min(self.call_since + self.config.give_up_after))
+        let give_up = self.call_since + self.config.give_up_after;
+        Some(of_call.min(of_conn).min(give_up).min(retry.unwrap_or(Time::MAX)))
     }
 
     fn handle_deadline(&mut self, now: Time) {
