@@ -1,12 +1,17 @@
 //! Goal: reading a list of entries from a page vector gives, byte for byte and error for error, what
-//! reading a contiguous copy of it gives; for records that lie across the ends of pages at every offset.
-//! Method: random lists, damaged ones too, at every base in a page, in a vector of pages that are
-//! nowhere adjacent on purpose. What is decoded is encoded again and compared with the bytes as well.
+//! reading it through `vmap` gives, or from a contiguous copy; for records that lie across the ends of
+//! pages at every offset.
+//! Method: random lists, damaged ones too, at every base in a page, in vectors of low pages, of high
+//! ones and of both; the pages are nowhere adjacent. One window is enough for all high ones. What
+//! is decoded is encoded again and compared with the bytes as well.
 
 use netswap_nfs::dir::{DirEntry, DirError, DirProc, DirReader, DirRecord};
 use netswap_nfs::proto::{Fattr3, FileHandle};
 use netswap_nfs::xdr::{Decoder, Encoder};
-use netswap_reserve::windows::Direct;
+use netswap_reserve::windows::{
+    Direct, HighPage, HighPool, MapError, MapPage, MapPageMut, MapWindows, Mapper, Page,
+    PageCursorMut, WindowsConfig, vmap,
+};
 use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed};
@@ -62,11 +67,16 @@ fn from_range(bytes: &[u8], procedure: DirProc) -> Read {
     }
 }
 
-fn from_pages(pages: &[Frame], base: usize, len: usize, procedure: DirProc) -> Read {
+fn from_pages<P: MapPage>(
+    (pages, mapper): (&[P], &mut impl Mapper),
+    base: usize,
+    len: usize,
+    procedure: DirProc,
+) -> Read {
     let mut reader = DirReader::new(base, len, procedure);
     let mut entries = vec![];
     loop {
-        match reader.next(pages, &mut Direct) {
+        match reader.next(pages, mapper) {
             Ok(DirRecord::Entry(entry)) => entries.push(Owned::of(&entry)),
             Ok(DirRecord::End { eof }) => return (entries, Ok(eof)),
             Err(error) => return (entries, Err(error)),
@@ -74,18 +84,70 @@ fn from_pages(pages: &[Frame], base: usize, len: usize, procedure: DirProc) -> R
     }
 }
 
-/// Pages that are not adjacent: every second frame of a pool, backwards.
-fn scattered(n: usize) -> Vec<Frame> {
-    let pool = PagePool::new(PoolConfig::new(2 * n as u32 + 64));
-    let all: Vec<Frame> = (0..2 * n).map(|_| pool.alloc(Gfp::KERNEL).unwrap()).collect();
-    let mut pages: Vec<Frame> = all.into_iter().step_by(2).collect();
+/// The same bytes in low pages, in high pages, and in both by turns; no two pages are adjacent.
+struct Vectors {
+    windows: MapWindows,
+    low: Vec<Frame>,
+    high: Vec<HighPage>,
+    mixed: Vec<Page>,
+}
+
+/// Every second one of what `take` gives, the last first.
+fn scattered<P>(n: usize, take: impl Fn() -> P) -> Vec<P> {
+    let all: Vec<P> = (0..2 * n).map(|_| take()).collect();
+    let mut pages: Vec<P> = all.into_iter().step_by(2).collect();
     pages.reverse();
     pages
 }
 
-fn put(pages: &mut [Frame], base: usize, bytes: &[u8]) {
-    for (i, byte) in bytes.iter().enumerate() {
-        pages[(base + i) / PAGE_SIZE].bytes_mut()[(base + i) % PAGE_SIZE] = *byte;
+impl Vectors {
+    fn new(n: usize) -> Vectors {
+        let pool = PagePool::new(PoolConfig::new(4 * n as u32 + 64));
+        let high = HighPool::new(4 * n as u32).unwrap();
+        let (frame, page) = (|| pool.alloc(Gfp::KERNEL).unwrap(), || high.alloc().unwrap());
+        let mixed = scattered(n, frame).into_iter().zip(scattered(n, page)).enumerate();
+        Vectors {
+            windows: MapWindows::new(&high, WindowsConfig::new(1)).unwrap(),
+            mixed: mixed
+                .map(|(i, (frame, page))| if i % 2 == 0 { page.into() } else { frame.into() })
+                .collect(),
+            low: scattered(n, frame),
+            high: scattered(n, page),
+        }
+    }
+
+    fn put(&mut self, base: usize, bytes: &[u8]) {
+        fn put<P: MapPageMut>(
+            pages: &mut [P],
+            base: usize,
+            bytes: &[u8],
+            windows: &mut MapWindows,
+        ) {
+            PageCursorMut::new(pages, base, bytes.len())
+                .and_then(|mut cursor| cursor.copy_from(windows, bytes))
+                .unwrap();
+        }
+        put(&mut self.low, base, bytes, &mut self.windows);
+        put(&mut self.high, base, bytes, &mut self.windows);
+        put(&mut self.mixed, base, bytes, &mut self.windows);
+    }
+
+    /// All ways of reading it, each of which has to give `expected`.
+    fn check(&mut self, base: usize, bytes: &[u8], procedure: DirProc, expected: &Read) {
+        self.put(base, bytes);
+        let len = bytes.len();
+        if !self.high.is_empty() {
+            let range = vmap(&self.high).unwrap();
+            assert_eq!(&from_range(&range[base..base + len], procedure), expected, "vmap");
+        }
+        let windows = &mut self.windows;
+        let low = from_pages((&self.low, &mut Direct), base, len, procedure);
+        assert_eq!(&low, expected, "low pages, base {base}");
+        let high = from_pages((&self.high, windows), base, len, procedure);
+        assert_eq!(&high, expected, "high pages, base {base}");
+        let mixed = from_pages((&self.mixed, windows), base, len, procedure);
+        assert_eq!(&mixed, expected, "both kinds, base {base}");
+        assert_eq!(windows.usage().held, 0);
     }
 }
 
@@ -138,16 +200,31 @@ proptest! {
                 _ => bytes[at] ^= 1 << (value % 8),
             }
         }
-        let mut pages = scattered((base + bytes.len()).div_ceil(PAGE_SIZE));
-        put(&mut pages, base, &bytes);
+        let mut vectors = Vectors::new((base + bytes.len()).div_ceil(PAGE_SIZE));
         let expected = from_range(&bytes, procedure);
-        let read = from_pages(&pages, base, bytes.len(), procedure);
-        prop_assert_eq!(&read, &expected);
+        vectors.check(base, &bytes, procedure, &expected);
         if edits.is_empty() {
-            prop_assert_eq!(read.1, Ok(eof));
-            prop_assert_eq!(encoded(&read.0, eof, procedure), bytes);
+            prop_assert_eq!(expected.1, Ok(eof));
+            prop_assert_eq!(encoded(&expected.0, eof, procedure), bytes);
         }
     }
+}
+
+/// When the only window is taken, the list is told to be unreadable now, and read when it is free.
+#[test]
+fn without_a_window_a_record_of_a_high_page_waits() {
+    let mut vectors = Vectors::new(2);
+    let entry = Owned { fileid: 1, name: b"n".to_vec(), cookie: 2, attrs: None, handle: None };
+    let bytes = encoded(&[entry], true, DirProc::ReadDir);
+    vectors.put(PAGE_SIZE - 6, &bytes);
+    let mut reader = DirReader::new(PAGE_SIZE - 6, bytes.len(), DirProc::ReadDir);
+    let held = vectors.windows.try_map(&vectors.high[1]).unwrap();
+    let error = reader.next(&vectors.high, &mut vectors.windows.clone());
+    assert!(matches!(error, Err(DirError::Map(MapError::Full { .. }))));
+    assert_eq!(reader.position(), 0);
+    drop(held);
+    let record = reader.next(&vectors.high, &mut vectors.windows).unwrap();
+    assert!(matches!(record, DirRecord::Entry(entry) if entry.name == b"n"));
 }
 
 /// Not left to chance: the longest record, and a short one, with the end of a page before each of their
@@ -177,14 +254,13 @@ fn a_record_may_lie_across_the_end_of_a_page_at_every_offset() {
     };
     let short = Owned { name: b"s".to_vec(), attrs: None, handle: None, ..long.clone() };
     let entries = [short.clone(), long.clone(), short, long];
-    let mut pages = scattered(3);
+    let mut vectors = Vectors::new(3);
     for procedure in [DirProc::ReadDir, DirProc::ReadDirPlus] {
         let bytes = encoded(&entries, true, procedure);
         let expected = from_range(&bytes, procedure);
         assert_eq!(expected.1, Ok(true));
         for base in 0..=PAGE_SIZE {
-            put(&mut pages, base, &bytes);
-            assert_eq!(from_pages(&pages, base, bytes.len(), procedure), expected, "base {base}");
+            vectors.check(base, &bytes, procedure, &expected);
         }
     }
 }

@@ -32,19 +32,22 @@ fn world<P: MapPageMut + std::fmt::Debug>(windows: &MapWindows, seed: u64) -> Hi
     w
 }
 
-/// Random requests, 8 outstanding, one a slot; `page` makes a page, `disturb` is called at each turn.
+/// Random requests, 8 outstanding, one a slot; `page` makes a page, `disturb` is called at each turn and
+/// says whether there are windows now to look at pages here.
 fn work<P: MapPageMut + std::fmt::Debug>(
     w: &mut High<P>,
     windows: &MapWindows,
     total: u32,
     page: impl Fn() -> P,
-    mut disturb: impl FnMut(&mut High<P>),
+    mut disturb: impl FnMut(&mut High<P>) -> bool,
 ) {
     let mut versions = vec![0u32; SLOTS as usize];
     let mut outstanding: Vec<Option<(u32, usize, Op)>> = vec![None; 8];
     let (mut submitted, mut ended) = (0, 0);
     w.run(4_000_000, |w| {
-        disturb(w);
+        if !disturb(w) {
+            return false;
+        }
         while let Some(end) = w.client.poll_pages(w.now) {
             let (first, n, op) = outstanding[end.id.0 as usize].take().unwrap();
             assert_eq!(end.pages.len(), n);
@@ -55,8 +58,7 @@ fn work<P: MapPageMut + std::fmt::Debug>(
                     0 => [0; PAGE_SIZE],
                     version => pattern(slot, version),
                 };
-                let timeout = std::time::Duration::from_secs(10);
-                let bytes = windows.map(page, timeout).unwrap();
+                let bytes = windows.try_map(page).unwrap();
                 assert!(*bytes == expected, "slot {slot} after {op:?}");
             }
             ended += 1;
@@ -109,8 +111,16 @@ fn pages_move_through_one_window_that_is_never_held() {
         let windows = MapWindows::new(&high, WindowsConfig::new(1)).unwrap();
         let mut w = world(&windows, chunk);
         (w.chunk, w.refragment) = (chunk, refragment);
-        let held = |_: &mut High<_>| assert_eq!(windows.usage().held, 0);
-        work(&mut w, &windows, 300, || high.alloc().unwrap(), held);
+        work(
+            &mut w,
+            &windows,
+            300,
+            || high.alloc().unwrap(),
+            |_| {
+                assert_eq!(windows.usage().held, 0);
+                true
+            },
+        );
         assert_eq!(w.client.stats().map_waits, 0);
         assert_eq!(w.client.stats().garbage, 0);
     }
@@ -132,7 +142,7 @@ fn low_and_high_pages_mix_in_a_request() {
             Page::from(low.alloc(Gfp::KERNEL).unwrap())
         }
     };
-    work(&mut w, &windows, 300, page, |_| {});
+    work(&mut w, &windows, 300, page, |_| true);
 }
 
 #[test]
@@ -159,6 +169,7 @@ fn faults_and_lost_connections_do_no_harm() {
             if w.rng.below(300) == 0 {
                 w.cut(Disconnect::Reset);
             }
+            true
         },
     );
     let stats = w.client.stats();
@@ -174,26 +185,20 @@ fn a_copy_waits_for_a_window_and_goes_on() {
     let other = high.alloc().unwrap();
     let mut w = world(&windows, 5);
     w.chunk = 20_000;
-    let mut held = None;
-    let mut left = 0u64;
+    let (mut held, mut turns) = (None, 0);
     work(
         &mut w,
         &windows,
         100,
         || high.alloc().unwrap(),
         |w| {
-            // It is free when the workload looks at its pages: at the start of a turn with completions.
-            left = left.saturating_sub(1);
-            if left == 0 {
-                held = None;
-                if w.rng.below(3) == 0 && w.client.stats().replies > 20 {
-                    left = w.rng.below(10);
-                }
-            }
-            let _ = &held;
-            if left > 0 && held.is_none() {
+            if turns > 0 {
+                turns -= 1;
+            } else if held.take().is_none() && w.rng.below(3) == 0 {
                 held = windows.try_map(&other).ok();
+                turns = w.rng.below(10);
             }
+            held.is_none()
         },
     );
     assert!(w.client.stats().map_waits > 10, "{:?}", w.client.stats());

@@ -4,11 +4,14 @@
 
 mod common;
 
+use std::fmt::Debug;
+
 use common::{World, server};
 use netswap_net::{Action, Disconnect};
 use netswap_nfs::{
     ListError, ListEvent, ListerConfig, NfsLister, NfsServer, NfsServerConfig, ServerFaults,
 };
+use netswap_reserve::windows::{HighPool, MapPageMut, MapWindows, Mapper, WindowsConfig};
 use netswap_reserve::{Gfp, PagePool, PoolConfig, Span, Time};
 use netswap_swap::MemDisk;
 
@@ -45,8 +48,8 @@ fn world(
 }
 
 /// Takes what there is. True at the end.
-fn take(
-    w: &mut World<NfsLister>,
+fn take<P: MapPageMut + Debug, M: Mapper + Debug>(
+    w: &mut World<NfsLister<P, M>>,
     entries: &mut Vec<Entry>,
     end: &mut Option<Result<(), ListError>>,
 ) -> bool {
@@ -67,9 +70,9 @@ fn take(
 }
 
 /// Runs to the end; `disturb` is called before each turn.
-fn list(
-    w: &mut World<NfsLister>,
-    mut disturb: impl FnMut(&mut World<NfsLister>, usize),
+fn list<P: MapPageMut + Debug, M: Mapper + Debug>(
+    w: &mut World<NfsLister<P, M>>,
+    mut disturb: impl FnMut(&mut World<NfsLister<P, M>>, usize),
 ) -> Result<Vec<Entry>, ListError> {
     let (mut entries, mut end) = (vec![], None);
     w.run(1_000_000, |w| {
@@ -106,6 +109,36 @@ fn every_entry_is_given_once_and_in_order_however_the_bytes_come() {
             w.turn();
             assert!(!w.turn() && !w.connected, "a listing that has ended is quiet");
         }
+    }
+}
+
+/// The lists arrive in high pages and are read there, through one window, which somebody else has for
+/// some turns again and again.
+#[test]
+fn a_listing_in_high_pages_needs_a_window_only_while_it_copies() {
+    for (seed, contended) in [(1, false), (2, true), (3, true)] {
+        let (server, expected) = export(NfsServerConfig::default(), 100);
+        let high = HighPool::new(3).unwrap();
+        let windows = MapWindows::new(&high, WindowsConfig::new(1)).unwrap();
+        let other = high.alloc().unwrap();
+        let pages = (0..2).map(|_| high.alloc().unwrap()).collect();
+        let lister = NfsLister::over(config(), pages, windows.clone(), Time::ZERO);
+        let mut w = World::joined(lister, server, seed);
+        w.chunk = 3000;
+        let (mut held, mut turns) = (None, 0);
+        let listed = list(&mut w, |w, _| {
+            if turns > 0 {
+                turns -= 1;
+            } else if held.take().is_none() && contended && w.rng.below(3) == 0 {
+                held = windows.try_map(&other).ok();
+                turns = w.rng.below(10);
+            }
+            assert_eq!(windows.usage().held, u32::from(held.is_some()));
+        });
+        assert_eq!(listed, Ok(expected));
+        let stats = w.client.stats();
+        assert_eq!(stats.garbage, 0);
+        assert_eq!(stats.map_waits > 0, contended, "{stats:?}");
     }
 }
 
