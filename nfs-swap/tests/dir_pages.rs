@@ -210,6 +210,24 @@ proptest! {
     }
 }
 
+/// The canary: a reader that looks at one page at a time, and gathers nothing, is found out.
+#[test]
+fn a_reader_without_a_scratch_buffer_is_found_out() {
+    let entry = Owned { fileid: 1, name: vec![b'n'; 99], cookie: 2, attrs: None, handle: None };
+    let bytes = encoded(&vec![entry; 100], true, DirProc::ReadDir);
+    let expected = from_range(&bytes, DirProc::ReadDir);
+    assert_eq!(expected.0.len(), 100);
+    let mut alone = vec![];
+    for page in bytes.chunks(PAGE_SIZE) {
+        let (entries, end) = from_range(page, DirProc::ReadDir);
+        alone.extend(entries);
+        if end.is_err() {
+            break;
+        }
+    }
+    assert!(alone.len() < 100);
+}
+
 /// When the only window is taken, the list is told to be unreadable now, and read when it is free.
 #[test]
 fn without_a_window_a_record_of_a_high_page_waits() {

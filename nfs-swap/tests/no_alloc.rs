@@ -8,11 +8,14 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use common::{Workload, World, config};
+use common::{Workload, World, config, server};
 use netswap_net::Disconnect;
-use netswap_nfs::{NfsServerConfig, ServerFaults};
-use netswap_reserve::Span;
-use netswap_swap::{Op, StoreError, SwapBackend};
+use netswap_nfs::{
+    ListEvent, ListerConfig, NfsBackend, NfsLister, NfsServerConfig, PageRequest, ServerFaults,
+};
+use netswap_reserve::windows::{HighPool, MapWindows, WindowsConfig};
+use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
+use netswap_swap::{BackendState, MemDisk, Op, RequestId, Slot, StoreError, SwapBackend};
 
 thread_local! {
     static ARMED: Cell<bool> = const { Cell::new(false) };
@@ -117,6 +120,81 @@ fn faults_of_every_kind_allocate_nothing() {
     let stale = StoreError::Refused { code: 70 };
     let excused = |e: &StoreError| matches!(e, StoreError::Garbage { .. }) || *e == stale;
     assert!(load.failed.iter().all(excused), "{:?}", load.failed);
+}
+
+#[test]
+fn moving_high_pages_allocates_nothing() {
+    let high = HighPool::new(64).unwrap();
+    let windows = MapWindows::new(&high, WindowsConfig::new(2)).unwrap();
+    let mut server = server(NfsServerConfig::default());
+    server.add_file("area0", MemDisk::new(u64::from(common::SLOTS) * PAGE_SIZE as u64));
+    let mut w = World::joined(NfsBackend::over(config(), windows), server, 4);
+    w.run(10_000, |w| w.client.state() != BackendState::Starting);
+    w.chunk = 20_000;
+    let (mut submitted, mut ended) = (0, 0);
+    let count = allocations(|| {
+        w.run(1_000_000, |w| {
+            while submitted < 500 && submitted < ended + 3 {
+                let op = if submitted % 2 == 0 { Op::Write } else { Op::Read };
+                let pages = (0..16).map(|_| high.alloc().unwrap()).collect();
+                let (id, first) = (RequestId(submitted), Slot(submitted % 16 * 16));
+                let request = PageRequest { id, op, first, pages, deadline: None };
+                w.client.submit_pages(w.now, request).unwrap();
+                submitted += 1;
+            }
+            while let Some(end) = w.client.poll_pages(w.now) {
+                assert!(end.outcome.is_ok());
+                ended += 1;
+            }
+            if w.rng.below(300) == 0 {
+                w.cut(Disconnect::Reset);
+            }
+            ended == 500
+        });
+    });
+    assert_eq!(count, 0);
+}
+
+#[test]
+fn listing_allocates_nothing() {
+    let mut server = server(NfsServerConfig::default());
+    (0..200).for_each(|i| server.add_file(&format!("area{i}"), MemDisk::new(0)));
+    let pool = PagePool::new(PoolConfig::new(128));
+    let pages = (0..2).map(|_| pool.alloc(Gfp::KERNEL).unwrap()).collect();
+    let mut list = ListerConfig::new("10.0.0.2:2049".parse().unwrap(), "/swap", ".");
+    list.mount = Some("10.0.0.2:20048".parse().unwrap());
+    list.request_timeout = Span::from_secs(1);
+    let mut w = World::joined(NfsLister::new(list, pages, Time::ZERO), server, 5);
+    w.chunk = 2000;
+    w.server.set_faults(ServerFaults {
+        late_ppm: 50_000,
+        late_by: Span::from_millis(1500),
+        garbage_ppm: 50_000,
+        jukebox_ppm: 50_000,
+        ..ServerFaults::default()
+    });
+    let mut entries = 0;
+    let count = allocations(|| {
+        w.run(1_000_000, |w| {
+            if w.client.stats().pages == 2 && w.client.stats().restarts == 0 {
+                w.server.renew_cookies();
+            }
+            loop {
+                match w.client.poll_event(w.now) {
+                    Some(ListEvent::Entry(_)) => entries += 1,
+                    Some(ListEvent::Restarted) => entries = 0,
+                    Some(ListEvent::End(end)) => {
+                        assert!(end.is_ok());
+                        return true;
+                    }
+                    None => return false,
+                }
+            }
+        });
+    });
+    assert_eq!((count, entries), (0, 202));
+    let stats = w.client.stats();
+    assert!(stats.garbage > 0 && stats.restarts == 1, "{stats:?}");
 }
 
 #[test]
