@@ -3,7 +3,7 @@
 //! A message is built as in the sunrpc `xdr_buf`: a small *head* that holds the headers, the *pages*
 //! that hold the bulk data and are never copied, and a *tail* that holds what follows the data (only
 //! padding, in NFSv3). [`Encoder`] writes into a fixed buffer, [`Decoder`] reads from one and checks
-//! every length. [`XdrBuf`] shows the three parts as one run of bytes.
+//! every length. [`XdrBuf`] shows the three parts as one run of bytes, whether its pages are low or high.
 //!
 //! # Invariants
 //! - Nothing here allocates, and nothing panics on what a peer sent.
@@ -364,7 +364,7 @@ impl<'a, P: MapPage> XdrBuf<'a, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netswap_reserve::windows::Direct;
+    use netswap_reserve::windows::{Direct, HighPool, MapWindows, WindowsConfig};
     use netswap_reserve::{Gfp, PagePool, PoolConfig};
 
     #[test]
@@ -453,5 +453,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_message_of_high_pages_is_copied_through_one_window_or_not_at_all() {
+        let high = HighPool::new(3).unwrap();
+        let mut windows = MapWindows::new(&high, WindowsConfig::new(1)).unwrap();
+        let mut pages = [high.alloc().unwrap(), high.alloc().unwrap()];
+        let data: Vec<u8> = (0..2 * PAGE_SIZE).map(|i| (i % 251) as u8).collect();
+        for (page, bytes) in pages.iter_mut().zip(data.chunks(PAGE_SIZE)) {
+            windows.try_map_mut(page).unwrap().copy_from_slice(bytes);
+        }
+        let (page_base, page_len) = (4090, 101);
+        let buf = XdrBuf { head: b"head", pages: &pages, page_base, page_len, tail: &[0; 3] };
+        let whole = [b"head", &data[4090..4191], &[0; 3]].concat();
+        for skip in 0..=whole.len() {
+            let mut out = [0xEE; 200];
+            let n = buf.copy_from(skip, &mut windows, &mut out).unwrap();
+            assert_eq!(out[..n], whole[skip..]);
+            assert_eq!(windows.usage().held, 0);
+        }
+        // Only what has an address can be sent by page.
+        let mut sent = SendVec::new();
+        assert!(!buf.push_from(0, &mut sent));
+        assert_eq!(sent.concat(), b"head");
+        // Without a window: the head, then nothing.
+        let other = high.alloc().unwrap();
+        let held = windows.try_map(&other).unwrap();
+        let mut out = [0; 200];
+        assert_eq!(buf.copy_from(1, &mut windows.clone(), &mut out), Ok(3));
+        assert!(buf.copy_from(4, &mut windows.clone(), &mut out).is_err());
+        drop(held);
     }
 }

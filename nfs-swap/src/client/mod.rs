@@ -16,6 +16,7 @@
 //! - A request ends by exactly one completion, with its pages.
 //! - Two outstanding requests that touch a common slot, one of them a WRITE, are never on the wire
 //!   together: the later one waits. So a retransmitted WRITE cannot overtake a newer one of ours.
+//! - No page is mapped between two events: a call that waits for its server holds pages, and no window.
 //! - A call keeps its xid and its bytes for as long as it is repeated.
 //! - Whatever cannot be understood ends the connection, not the process; a request that meets
 //!   nothing but garbage ends with [`StoreError::Garbage`].
