@@ -23,7 +23,7 @@ pub mod server;
 pub mod xdr;
 
 pub use client::{NfsBackend, NfsConfig, NfsStats, PageCompletion, PageRequest, PageSubmitError};
-pub use lister::{ListError, ListEvent, ListerConfig, NfsLister};
+pub use lister::{ListError, ListEvent, ListStats, ListerConfig, NfsLister};
 pub use server::{
     FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,
 };

@@ -6,6 +6,7 @@
 //!                                    |  ^
 //!              NFS3ERR_STALE: MNT -> LOOKUP... -> GETATTR
 //! ```
+//! - `requests`: where requests come in and go out;
 //! - `calls`: a request as a series of calls, one outstanding at a time, until it is done;
 //! - `startup`: the control calls that lead to the file's handle;
 //! - `stream`: the [`Session`](netswap_net::Session) side: connecting, sending, timers;
@@ -23,6 +24,7 @@
 
 mod calls;
 mod receive;
+mod requests;
 mod startup;
 mod stream;
 
@@ -35,8 +37,8 @@ use netswap_net::Action;
 use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
 use netswap_reserve::{Frame, PAGE_SIZE, Span, Time};
 use netswap_swap::{
-    BackendLimits, BackendState, Completion, Op, Outstanding, Phase, Request, RequestId, Slot,
-    StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
+    BackendLimits, BackendState, Outstanding, Phase, RequestId, Slot, StoreError, Stored,
+    backend::BATCH_PAGES_MAX,
 };
 
 use crate::message::CONTROL_HEAD_BYTES;
@@ -44,6 +46,7 @@ use crate::pages::STAGE_BYTES;
 use crate::proto::FileHandle;
 use crate::rpc::{AuthSys, XidTable};
 use receive::Receiver;
+pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
 
 /// Bytes of head buffer for one READ or WRITE call: record mark 4, call header 24, AUTH_SYS at most
@@ -180,41 +183,6 @@ enum Verb {
     Control,
 }
 
-/// A request over pages that need not be frames; otherwise as [`Request`].
-#[derive(Debug)]
-pub struct PageRequest<P> {
-    /// Comes back with the completion.
-    pub id: RequestId,
-    /// What to do.
-    pub op: Op,
-    /// The first slot.
-    pub first: Slot,
-    /// The pages: moved in, unmapped, and moved out by the completion.
-    pub pages: ArrayVec<P, BATCH_PAGES_MAX>,
-    /// When it ends with [`StoreError::TimedOut`], if not before.
-    pub deadline: Option<Time>,
-}
-
-/// The end of a [`PageRequest`].
-#[derive(Debug)]
-pub struct PageCompletion<P> {
-    /// The request that ended.
-    pub id: RequestId,
-    /// Its pages.
-    pub pages: ArrayVec<P, BATCH_PAGES_MAX>,
-    /// What became of it.
-    pub outcome: Result<Stored, StoreError>,
-}
-
-/// Why a [`PageRequest`] was not taken. It is handed back whole.
-#[derive(Debug)]
-pub enum PageSubmitError<P> {
-    /// As many requests are outstanding as the backend takes; try again after a completion.
-    Full(PageRequest<P>),
-    /// The backend is not [`BackendState::Ready`].
-    NotReady(PageRequest<P>),
-}
-
 /// A request with its current call. The last of the table is the control call, without pages.
 #[derive(Debug)]
 struct Call<P> {
@@ -314,7 +282,7 @@ enum Conn {
 
 /// A swap area in a file on an NFSv3 server.
 ///
-/// It is a [`SwapBackend`] to the pager and a [`Session`](netswap_net::Session) to the transport.
+/// It is a [`SwapBackend`](netswap_swap::SwapBackend) to the pager and a [`Session`](netswap_net::Session) to the transport.
 ///
 /// ```
 /// use netswap_net::{Action, Session};
@@ -513,81 +481,6 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         BackendLimits { batch_pages: self.batch_pages, in_flight: self.config.in_flight }
     }
 
-    /// Takes a request, as [`SwapBackend::submit`] does. No page of it is mapped.
-    ///
-    /// # Errors
-    /// When it cannot be taken now.
-    ///
-    /// # Panics
-    /// If it has no pages.
-    pub fn submit_pages(
-        &mut self,
-        now: Time,
-        request: PageRequest<P>,
-    ) -> Result<(), PageSubmitError<P>> {
-        assert!(!request.pages.is_empty(), "a request without pages");
-        if !matches!(self.state, BackendState::Ready { .. }) {
-            return Err(PageSubmitError::NotReady(request));
-        }
-        let Some(place) = self.free.pop() else { return Err(PageSubmitError::Full(request)) };
-        let PageRequest { id, op, first, pages, deadline } = request;
-        self.admit(now, place, (id, op, first), pages, deadline);
-        Ok(())
-    }
-
-    #[inline]
-    fn admit(
-        &mut self,
-        now: Time,
-        place: u16,
-        (id, op, first): (RequestId, Op, Slot),
-        pages: ArrayVec<P, BATCH_PAGES_MAX>,
-        deadline: Option<Time>,
-    ) {
-        let i = usize::from(place);
-        let end = u64::from(first.0) + pages.len() as u64;
-        self.seq += 1;
-        self.calls[i] = Call {
-            state: CallState::Pending,
-            id,
-            first,
-            pages,
-            deadline: deadline.unwrap_or(Time::MAX),
-            seq: self.seq,
-            ..Call::new(match op {
-                Op::Read => Verb::Read,
-                Op::Write => Verb::Write,
-            })
-        };
-        if end > u64::from(self.slots) {
-            let slot = self.slots.max(first.0);
-            self.finish(now, i, Err(StoreError::OutOfRange { slot }));
-            return;
-        }
-        self.arm(self.calls[i].deadline);
-        if self.is_blocked(i) {
-            self.calls[i].state = CallState::Blocked;
-            self.blocked += 1;
-        } else {
-            self.issue(now, i);
-        }
-    }
-
-    /// Takes the next request that has ended, as [`SwapBackend::poll_completion`] does.
-    #[inline]
-    pub fn poll_pages(&mut self, now: Time) -> Option<PageCompletion<P>> {
-        self.tick(now);
-        let place = self.done.pop_front()?;
-        self.free.push(place);
-        let call = &mut self.calls[usize::from(place)];
-        call.state = CallState::Free;
-        Some(PageCompletion {
-            id: call.id,
-            pages: std::mem::take(&mut call.pages),
-            outcome: call.outcome,
-        })
-    }
-
     /// Ends everything that is outstanding, and the connection.
     pub fn shutdown(&mut self, now: Time) {
         self.end(now, BackendState::Stopped, StoreError::Cancelled);
@@ -618,48 +511,6 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     fn control(&self) -> usize {
         self.calls.len() - 1
-    }
-}
-
-impl SwapBackend for NfsBackend {
-    fn state(&self) -> BackendState {
-        self.state
-    }
-
-    fn limits(&self) -> BackendLimits {
-        NfsBackend::limits(self)
-    }
-
-    fn server(&self) -> &str {
-        &self.config.label
-    }
-
-    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
-        assert!(!request.pages.is_empty(), "a request without pages");
-        if !matches!(self.state, BackendState::Ready { .. }) {
-            return Err(SubmitError::NotReady(request));
-        }
-        let Some(place) = self.free.pop() else { return Err(SubmitError::Full(request)) };
-        let Request { id, op, first, pages, deadline } = request;
-        self.admit(now, place, (id, op, first), pages, deadline);
-        Ok(())
-    }
-
-    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
-        let PageCompletion { id, pages, outcome } = self.poll_pages(now)?;
-        Some(Completion { id, pages, outcome })
-    }
-
-    fn poll_deadline(&self) -> Option<Time> {
-        (self.next_deadline < Time::MAX).then_some(self.next_deadline)
-    }
-
-    fn shutdown(&mut self, now: Time) {
-        NfsBackend::shutdown(self, now);
-    }
-
-    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
-        NfsBackend::outstanding(self, visit);
     }
 }
 

@@ -10,7 +10,8 @@
 //! entries is asked for when the last one has been taken, so a directory of any size is listed in
 //! the pages given at construction.
 //!
-//! - here: what is asked for, and what the replies mean; `stream`: the session.
+//! - here: what is asked for, and what the replies mean; `stream`: the session; `types`: what a user sets
+//!   and gets.
 //!
 //! # Invariants
 //! - A reply is read to its end before an entry of it is given out. What is malformed ends the
@@ -22,14 +23,13 @@
 //! - Nothing is allocated after construction.
 
 mod stream;
-
-use std::net::SocketAddr;
+mod types;
 
 use netswap_net::Action;
 use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
 use netswap_reserve::{Frame, PAGE_SIZE, Span, Time};
 
-use crate::dir::{DirArgs, DirEntry, DirError, DirHead, DirProc, DirReader, DirRecord};
+use crate::dir::{DirArgs, DirError, DirHead, DirProc, DirReader, DirRecord};
 use crate::message::{CONTROL_HEAD_BYTES, encode_message};
 use crate::mount;
 use crate::pages::MAP_RETRY;
@@ -37,144 +37,13 @@ use crate::proto::{self, FileHandle, LookupOk, NAME_BYTES_MAX, Nfsstat3, procs};
 use crate::rpc::{self, AcceptStat, AuthSys, ReplyStat};
 use crate::xdr::{Decoder, XdrError};
 use stream::{Conn, Phase, Receiver, Target};
+pub use types::{ListError, ListEvent, ListStats, ListerConfig};
 
 /// Garbage replies in a row after which the listing fails: as the client's.
 const GARBAGE_MAX: u8 = 4;
 /// Times a listing begins again before it gives up. Picked by eye: a directory that changes faster
 /// than it can be read is no export of swap files.
 const RESTARTS_MAX: u32 = 8;
-
-/// How a listing is set up.
-#[derive(Clone, Debug)]
-pub struct ListerConfig {
-    /// The NFS server.
-    pub server: SocketAddr,
-    /// Its MOUNT service, if it is not served on the same port.
-    pub mount: Option<SocketAddr>,
-    /// Path of the export.
-    pub export: String,
-    /// Path of the directory in the export; empty for the export itself.
-    pub path: String,
-    /// Ask for attributes and handles (READDIRPLUS). A server that has none is asked by READDIR.
-    pub attributes: bool,
-    /// Most entries that are taken.
-    pub entries_max: u64,
-    /// User to act as.
-    pub uid: u32,
-    /// Group to act as.
-    pub gid: u32,
-    /// Name of this machine for AUTH_SYS; the first 255 bytes are sent.
-    pub machine: String,
-    /// When an unanswered call is repeated, on a new connection; doubles each time, up to 16 times this.
-    pub request_timeout: Span,
-    /// How long one call may take before the listing fails, with all its repetitions and waits.
-    pub give_up_after: Span,
-    /// Wait before the first reconnect; doubles while no connection gives a reply.
-    pub reconnect_min: Span,
-    /// Longest wait before a reconnect.
-    pub reconnect_max: Span,
-    /// First wait after NFS3ERR_JUKEBOX; doubles up to 16 times this.
-    pub jukebox_delay: Span,
-    /// Where xids begin, and the stamp of AUTH_SYS.
-    pub first_xid: u32,
-}
-
-impl ListerConfig {
-    /// The defaults: MOUNT on the same port, root, with attributes, a million entries, 10 s to the
-    /// first repetition and 60 s to giving up.
-    pub fn new(server: SocketAddr, export: &str, path: &str) -> ListerConfig {
-        ListerConfig {
-            server,
-            mount: None,
-            export: export.into(),
-            path: path.into(),
-            attributes: true,
-            entries_max: 1_000_000,
-            uid: 0,
-            gid: 0,
-            machine: "netswap".into(),
-            request_timeout: Span::from_secs(10),
-            give_up_after: Span::from_secs(60),
-            reconnect_min: Span::from_millis(10),
-            reconnect_max: Span::from_secs(3),
-            jukebox_delay: Span::from_millis(100),
-            first_xid: 1,
-        }
-    }
-
-    fn components(&self) -> impl Iterator<Item = &str> {
-        self.path.split('/').filter(|name| !name.is_empty())
-    }
-}
-
-/// Why a listing failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ListError {
-    /// A path or a name in it is too long.
-    #[error("the path is too long")]
-    BadPath,
-    /// The server refused: an `nfsstat3`, or a code of [`ReplyStat::refused_code`].
-    #[error("refused by the server: {code:#x}")]
-    Refused {
-        /// The code.
-        code: u32,
-    },
-    /// The server sent what is not the protocol, again and again.
-    #[error("garbage from the server: {what}")]
-    Garbage {
-        /// What was wrong with it.
-        what: &'static str,
-    },
-    /// A call was not answered, or put off, for longer than is allowed.
-    #[error("no answer from the server")]
-    TimedOut,
-    /// A cookie leads back to a place where the list was before.
-    #[error("the list goes in circles at cookie {cookie}")]
-    Circle {
-        /// The cookie.
-        cookie: u64,
-    },
-    /// The directory has more entries than were allowed.
-    #[error("more than {max} entries")]
-    TooMany {
-        /// The bound.
-        max: u64,
-    },
-    /// The directory changed again and again while it was read.
-    #[error("the list began again {restarts} times")]
-    Unstable {
-        /// How often.
-        restarts: u32,
-    },
-}
-
-/// What happened in a listing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListEvent<'a> {
-    /// The next entry. With `.` and `..` if the server has them.
-    Entry(DirEntry<'a>),
-    /// The list begins again at its first entry: what was given so far is to be forgotten.
-    Restarted,
-    /// It has ended; given once, and nothing after it.
-    End(Result<(), ListError>),
-}
-
-/// What has happened so far. All are counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ListStats {
-    /// Calls wholly given to the transport, repetitions included.
-    pub calls: u64,
-    /// Replies that ended a call.
-    pub replies: u64,
-    /// READDIR or READDIRPLUS replies with entries that were good.
-    pub pages: u64,
-    /// Replies, or streams, that are not the protocol.
-    pub garbage: u64,
-    /// Times the list began again.
-    pub restarts: u32,
-    /// Looks at a high page that had to wait for a window.
-    pub map_waits: u64,
-}
 
 /// What the current or the next call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
