@@ -73,7 +73,7 @@ fn loom_giving_up_meets_a_grant() {
                 let left = pool.lock().0.leave(&node);
                 let frame = if left { None } else { Some(node.wait_woken()) };
                 // Everything that others did to the node is before this, or loom says so.
-                node.frame.set(u32::MAX);
+                node.grant.set(u32::MAX);
                 frame
             })
         };
@@ -94,12 +94,12 @@ fn loom_finds_a_grant_that_is_not_released() {
         let waker = {
             let node = node.clone();
             thread::spawn(move || {
-                node.0.frame.set(7);
+                node.0.grant.set(7);
                 node.0.woken.store(true, Ordering::Relaxed);
             })
         };
         if node.0.woken.load(Ordering::Relaxed) {
-            assert_eq!(node.0.frame.get(), 7);
+            assert_eq!(node.0.grant.get(), 7);
         }
         waker.join().unwrap();
     });
