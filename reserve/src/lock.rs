@@ -144,10 +144,15 @@ mod tests {
     #[test]
     fn a_planted_race() {
         let lock = SpinLock::new(0u64);
+        // Both at once: of a thread that has ended the sanitizer may know nothing any more.
+        let gate = std::sync::Barrier::new(2);
         std::thread::scope(|s| {
             for _ in 0..2 {
                 s.spawn(|| {
-                    for _ in 0..1_000 {
+                    // All of the lock, which threads may share; the closure would take its value alone.
+                    let lock = &lock;
+                    gate.wait();
+                    for _ in 0..100_000 {
                         // SAFETY: none; that is the point.
                         let value = unsafe { lock.value.access().get_mut() };
                         *value = std::hint::black_box(*value) + 1;
