@@ -142,7 +142,7 @@ impl Inner {
     }
 
     /// The part of [`Inner::take`] that an ordinary allocation does not come to.
-    #[inline(never)]
+    #[inline]
     fn take_entitled(
         &self,
         mut guard: Guard<'_, State>,
@@ -150,12 +150,32 @@ impl Inner {
         caller: Caller,
     ) -> Result<u32, AllocError> {
         let state = &mut *guard;
-        let taken = self.take_now(state, gfp, caller);
-        let short = self.note_plenty(state);
+        let charge = match self.admit(state, gfp, caller) {
+            Ok(charge) => charge,
+            Err(error) => {
+                let alarm = state.tree.alarmed();
+                drop(guard);
+                self.note_taken(&Err(error), false, alarm);
+                return Err(error);
+            }
+        };
+        let index = state.pop(&self.region);
+        if charge != 0 {
+            self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
+            state.charged += 1;
+        }
+        // At or below min memory was short before: no door is to be closed.
+        state.lowest_free = state.lowest_free.min(state.free);
         let alarm = state.tree.alarmed();
         drop(guard);
-        self.note_taken(&taken, short, alarm);
-        taken.map(|(index, _)| index)
+        if charge != 0 {
+            self.note_pressure();
+            self.reclaimers.wake();
+        }
+        if alarm {
+            self.tell_alarms();
+        }
+        Ok(index)
     }
 
     /// What follows an attempt, after the lock: memory became short, a reserve was charged, a node has
@@ -175,7 +195,7 @@ impl Inner {
     }
 
     /// Takes one frame if the caller may have it, with what it was charged to.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_now(
         &self,
         state: &mut State,
@@ -269,7 +289,7 @@ impl Inner {
 
     /// Decides whether the caller may take a frame, in the order of the promise: ordinary first, then
     /// the charge, then the frame. Returns what to write into the frame's `charge`.
-    #[inline]
+    #[inline(always)]
     fn admit(&self, state: &mut State, gfp: Gfp, caller: Caller) -> Result<u16, AllocError> {
         let watermark = state.watermark(gfp);
         if state.free > watermark {

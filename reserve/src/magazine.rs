@@ -212,18 +212,29 @@ pub(crate) fn take(inner: &Inner) -> Option<u32> {
 #[cold]
 pub(crate) fn refill(pool: &PagePool, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
     let inner = pool.inner();
-    let first = OWNER.with(|owner| {
+    // Nobody stocks what is short: this is the way of all packets of a flood.
+    let first = if inner.door.is_open() {
+        take_and_stock(pool, gfp, caller)
+    } else {
+        inner.take(gfp, caller)
+    };
+    match first {
+        Err(_) if drain(inner) > 0 => inner.take(gfp, caller),
+        other => other,
+    }
+}
+
+#[inline(never)]
+fn take_and_stock(pool: &PagePool, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
+    let inner = pool.inner();
+    OWNER.with(|owner| {
         let magazine = owner.magazine(inner);
         if magazine.is_of(inner) || magazine.take_for(owner, pool.raw()) {
             inner.take_and_stock(gfp, caller, &magazine.stock.enter())
         } else {
             inner.take(gfp, caller)
         }
-    });
-    match first {
-        Err(_) if drain(inner) > 0 => inner.take(gfp, caller),
-        other => other,
-    }
+    })
 }
 
 /// Calls `take` in a section of this thread's stock of the pool, if the thread has or gets one, for who

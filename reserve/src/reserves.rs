@@ -234,7 +234,7 @@ impl Tree {
     }
 
     /// Frames promised in all: the floor.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn floor(&self) -> u32 {
         self.nodes[0].limit
     }
@@ -356,7 +356,7 @@ impl Tree {
     }
 
     /// Whether a node has a level to be told.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn alarmed(&self) -> bool {
         self.alarmed
     }

@@ -450,7 +450,10 @@ fn threads_draw_what_they_reserved_while_others_take_all_they_can() {
             let (pool, cache, start, drawn) = (&pool, &cache, &start, &drawn);
             s.spawn(move || {
                 start.wait();
-                for round in 0..2_000u32 {
+                // Until some could be had: how the threads are scheduled must not decide.
+                let mut rounds = 0..2_000u32;
+                let none_yet = || drawn.load(std::sync::atomic::Ordering::Relaxed) == 0;
+                while let Some(round) = rounds.next().or_else(|| none_yet().then_some(1)) {
                     let pages = (round * 7 + thread) % 24;
                     let spec = ReservationSpec::pages(pages).objects(cache, round % 40);
                     let Ok(mut reservation) = pool.reserve(spec) else { continue };
