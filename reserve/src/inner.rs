@@ -22,10 +22,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::frame::FrameId;
 use crate::gfp::Gfp;
-use crate::lock::SpinLock;
+use crate::lock::{Guard, SpinLock};
 use crate::pool::{AllocError, PoolConfig, PoolError, Watermarks};
 use crate::region::{MARKED, PARKED, Region};
-use crate::reserves::{ReserveId, Tree};
+use crate::reserves::{Change, ReserveError, ReserveId, Tree};
+use crate::trace::{Recorder, Taken, TraceOp, Who};
 
 /// The end of the free list.
 const NIL: u32 = u32::MAX;
@@ -68,6 +69,8 @@ pub(crate) struct State {
     plenty: bool,
     pub(crate) marks: Watermarks,
     pub(crate) tree: Tree,
+    /// Notes every operation, if somebody records them.
+    pub(crate) recorder: Option<Box<Recorder>>,
 }
 
 /// Who asks, apart from the flags of the call.
@@ -113,13 +116,14 @@ impl Inner {
                 plenty,
                 marks,
                 tree: Tree::new(),
+                recorder: None,
             })),
             config,
         })
     }
 
     #[inline]
-    pub(crate) fn lock(&self) -> crate::lock::Guard<'_, State> {
+    pub(crate) fn lock(&self) -> Guard<'_, State> {
         self.state.0.lock()
     }
 
@@ -131,13 +135,51 @@ impl Inner {
         gfp: Gfp,
         caller: Caller,
         extra: u32,
+        stock: impl FnMut(u32),
+    ) -> Result<u32, AllocError> {
+        let guard = self.lock();
+        if guard.recorder.is_some() {
+            let Caller { entitled, by_scope } = caller;
+            let entitled = entitled.map_or(u64::MAX, ReserveId::pack);
+            return self.take_noted(guard, gfp, entitled, by_scope, extra, stock);
+        }
+        self.take_locked::<false>(guard, gfp, caller, extra, stock)
+    }
+
+    /// A copy of its own, so that what is noted costs the other one neither room nor registers. For the same
+    /// reason the caller comes in pieces that fit registers: as a whole it would be stored for every call.
+    #[cold]
+    #[inline(never)]
+    fn take_noted(
+        &self,
+        guard: Guard<'_, State>,
+        gfp: Gfp,
+        entitled: u64,
+        by_scope: bool,
+        extra: u32,
+        stock: impl FnMut(u32),
+    ) -> Result<u32, AllocError> {
+        let entitled = (entitled != u64::MAX).then(|| ReserveId::unpack(entitled));
+        let caller = Caller { entitled, by_scope };
+        self.take_locked::<true>(guard, gfp, caller, extra, stock)
+    }
+
+    #[inline(always)]
+    fn take_locked<const NOTED: bool>(
+        &self,
+        mut guard: Guard<'_, State>,
+        gfp: Gfp,
+        caller: Caller,
+        extra: u32,
         mut stock: impl FnMut(u32),
     ) -> Result<u32, AllocError> {
-        let mut guard = self.lock();
         let state = &mut *guard;
         let charge = match self.admit(state, gfp, caller) {
             Ok(charge) => charge,
             Err(error) => {
+                if NOTED {
+                    state.note_and_check(self.op_alloc(gfp, caller, false, Err(error)));
+                }
                 drop(guard);
                 self.note_pressure();
                 return Err(error);
@@ -155,8 +197,29 @@ impl Inner {
         }
         state.lowest_free = state.lowest_free.min(state.free);
         self.note_plenty(state);
+        if NOTED {
+            state.note_and_check(self.op_alloc(gfp, caller, false, Ok((index, charge))));
+        }
         drop(guard);
         Ok(index)
+    }
+
+    /// An allocation, as a trace has it.
+    #[cold]
+    fn op_alloc(
+        &self,
+        gfp: Gfp,
+        caller: Caller,
+        more: bool,
+        result: Result<(u32, u16), AllocError>,
+    ) -> TraceOp {
+        let who = match caller.entitled.map(|reserve| reserve.node(self.id)) {
+            None => Who::Nobody,
+            Some(node) if caller.by_scope => Who::Scope(node),
+            Some(node) => Who::Call(node),
+        };
+        let taken = |(frame, charge)| Taken { frame, charged: charge != 0 };
+        TraceOp::Alloc { gfp, who, more, outcome: result.map(taken).map_err(Into::into) }
     }
 
     /// As [`Inner::take`] for `n` frames at one turn of the lock, each admitted by itself. Stops at the
@@ -166,22 +229,58 @@ impl Inner {
         gfp: Gfp,
         caller: Caller,
         n: usize,
+        out: impl FnMut(u32),
+    ) -> Result<(), AllocError> {
+        let guard = self.lock();
+        if guard.recorder.is_some() {
+            let Caller { entitled, by_scope } = caller;
+            let entitled = entitled.map_or(u64::MAX, ReserveId::pack);
+            return self.take_burst_noted(guard, gfp, entitled, by_scope, n, out);
+        }
+        self.take_burst_locked::<false>(guard, gfp, caller, n, out)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_burst_noted(
+        &self,
+        guard: Guard<'_, State>,
+        gfp: Gfp,
+        entitled: u64,
+        by_scope: bool,
+        n: usize,
+        out: impl FnMut(u32),
+    ) -> Result<(), AllocError> {
+        let entitled = (entitled != u64::MAX).then(|| ReserveId::unpack(entitled));
+        let caller = Caller { entitled, by_scope };
+        self.take_burst_locked::<true>(guard, gfp, caller, n, out)
+    }
+
+    #[inline(always)]
+    fn take_burst_locked<const NOTED: bool>(
+        &self,
+        mut guard: Guard<'_, State>,
+        gfp: Gfp,
+        caller: Caller,
+        n: usize,
         mut out: impl FnMut(u32),
     ) -> Result<(), AllocError> {
-        let mut guard = self.lock();
         let state = &mut *guard;
         let mut result = Ok(());
         let mut dipped = false;
         let together = self.admit_together(state, gfp, caller, n);
         if let Some((charge, k)) = together {
-            for _ in 0..k {
+            for i in 0..k {
                 let index = state.pop(&self.region);
                 self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
+                if NOTED {
+                    state.note(self.op_alloc(gfp, caller, i > 0, Ok((index, charge))));
+                }
                 out(index);
             }
             dipped = true;
         }
-        for _ in together.map_or(0, |(_, k)| k as usize)..n {
+        for i in together.map_or(0, |(_, k)| k as usize)..n {
             match self.admit(state, gfp, caller) {
                 Ok(charge) => {
                     let index = state.pop(&self.region);
@@ -191,9 +290,15 @@ impl Inner {
                         state.charged += 1;
                         dipped = true;
                     }
+                    if NOTED {
+                        state.note(self.op_alloc(gfp, caller, i > 0, Ok((index, charge))));
+                    }
                     out(index);
                 }
                 Err(error) => {
+                    if NOTED {
+                        state.note(self.op_alloc(gfp, caller, i > 0, Err(error)));
+                    }
                     result = Err(error);
                     break;
                 }
@@ -267,7 +372,11 @@ impl Inner {
         if self.region.meta[index as usize].charge.load(Ordering::Relaxed) == 0 {
             return true;
         }
-        if state.free <= state.watermark(gfp) {
+        let done = state.free > state.watermark(gfp);
+        if state.recorder.is_some() {
+            state.note(TraceOp::Exchange { frame: index, gfp, done });
+        }
+        if !done {
             drop(guard);
             self.note_pressure();
             return false;
@@ -297,6 +406,22 @@ impl Inner {
         self.note_plenty(state);
     }
 
+    /// Makes a change of the tree, or fails and changes nothing.
+    pub(crate) fn change(&self, state: &mut State, change: &Change) -> Result<(), ReserveError> {
+        let floor = state.tree.plan(change)?;
+        let now = state.tree.floor();
+        if floor > now && self.config.reserve && state.can_promise() < floor {
+            return Err(ReserveError::CannotSecure {
+                name: state.tree.name(change.node()),
+                wanted: floor - now,
+                free: state.free,
+            });
+        }
+        state.tree.commit(change);
+        self.note_floor(state);
+        Ok(())
+    }
+
     pub(crate) fn charged_to(&self, id: FrameId) -> Option<ReserveId> {
         let charge = self.region.meta[id.0 as usize].charge.load(Ordering::Relaxed);
         charge.checked_sub(1).map(|node| ReserveId::new(self.id, node))
@@ -306,11 +431,34 @@ impl Inner {
     /// pool is closed and everything is back: then the caller is the last one and frees it.
     #[inline]
     pub(crate) fn put(&self, indices: impl IntoIterator<Item = u32>) -> bool {
-        let mut guard = self.lock();
+        let guard = self.lock();
+        if guard.recorder.is_some() {
+            return self.put_noted(guard, indices);
+        }
+        self.put_locked::<false>(guard, indices)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_noted(&self, guard: Guard<'_, State>, indices: impl IntoIterator<Item = u32>) -> bool {
+        self.put_locked::<true>(guard, indices)
+    }
+
+    #[inline(always)]
+    fn put_locked<const NOTED: bool>(
+        &self,
+        mut guard: Guard<'_, State>,
+        indices: impl IntoIterator<Item = u32>,
+    ) -> bool {
         let state = &mut *guard;
         // Frames in a row that are charged to one node are released together, after they are back.
         let (mut run, mut length) = (0, 0);
+        let mut more = false;
         for index in indices {
+            if NOTED {
+                state.note(TraceOp::Free { frame: index, more });
+                more = true;
+            }
             state.push(&self.region, index);
             state.frees += 1;
             let meta = &self.region.meta[index as usize];
@@ -364,6 +512,9 @@ impl Inner {
         };
         state.lowest_free = state.lowest_free.min(state.free);
         self.note_plenty(state);
+        if state.recorder.is_some() {
+            state.note(TraceOp::SetAside { frames: n, outcome: result.map_err(Into::into) });
+        }
         drop(guard);
         if result.is_err() {
             self.note_pressure();
@@ -409,6 +560,9 @@ impl Inner {
             let inner = unsafe { pool.as_ref() };
             let mut guard = inner.lock();
             let state = &mut *guard;
+            if state.recorder.is_some() {
+                state.note(TraceOp::Uncharge { node, frames: n });
+            }
             if state.tree.uncharge(node, n) {
                 inner.note_floor(state);
             }

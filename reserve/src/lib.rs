@@ -11,6 +11,7 @@
 //! - [`slab`]: objects smaller than a page, which respect the reserves;
 //! - [`plan`]: how much must be set aside, as a sum of named terms;
 //! - [`explain`]: the graph by which a stuck machine says why;
+//! - [`trace`]: what was done to a pool, recorded, to be replayed without the program that did it;
 //! - [`backing`]: where the memory comes from: anonymous, memfd, huge pages, locked or not;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
 
@@ -28,6 +29,7 @@ pub mod reserves;
 pub mod scope;
 pub mod slab;
 pub mod time;
+pub mod trace;
 
 pub use backing::{Backing, BackingConfig, BackingError, BackingKind, HugePages, ZeroedBytes};
 pub use explain::{Verdict, WaitGraph};

@@ -29,6 +29,7 @@ use crate::inner::{Caller, MAGAZINE_MAX};
 use crate::magazine;
 use crate::reserves::{self, Change, Charge, ReserveError, ReserveId, ReserveInfo};
 use crate::scope;
+use crate::trace::{Changed, TraceOp};
 
 /// How a pool is set up.
 #[derive(Clone, Debug)]
@@ -214,7 +215,12 @@ impl PagePool {
     /// When `parent` is of another pool, or with more than 65,533 reserves.
     pub fn add_reserve(&self, parent: ReserveId, name: &str, limit: u32) -> ReserveId {
         let name = name.into();
-        let node = self.inner().lock().tree.add(self.node(parent), name, limit);
+        let parent = self.node(parent);
+        let mut state = self.inner().lock();
+        let node = state.tree.add(parent, name, limit);
+        if state.recorder.is_some() {
+            state.note(TraceOp::AddReserve { parent, own: limit });
+        }
         ReserveId::new(self.id(), node)
     }
 
@@ -263,21 +269,20 @@ impl PagePool {
         let inner = self.inner();
         let mut guard = inner.lock();
         let state = &mut *guard;
-        let floor = state.tree.plan(change)?;
-        let now = state.tree.floor();
-        if floor > now && inner.config.reserve && state.can_promise() < floor {
-            let error = ReserveError::CannotSecure {
-                name: state.tree.name(change.node()),
-                wanted: floor - now,
-                free: state.free,
-            };
-            drop(guard);
-            inner.note_pressure();
-            return Err(error);
+        let result = inner.change(state, change);
+        if state.recorder.is_some() {
+            let changed = Changed::of(&result);
+            state.note(match *change {
+                Change::Connect(node) => TraceOp::Connect { node, changed },
+                Change::Disconnect(node) => TraceOp::Disconnect { node, changed },
+                Change::Resize(node, own) => TraceOp::Resize { node, own, changed },
+            });
         }
-        state.tree.commit(change);
-        inner.note_floor(state);
-        Ok(())
+        drop(guard);
+        if let Err(ReserveError::CannotSecure { .. }) = result {
+            inner.note_pressure();
+        }
+        result
     }
 
     /// Charges `frames` frames to `reserve` for something that is not a frame itself. No memory is
@@ -292,7 +297,11 @@ impl PagePool {
     pub fn charge(&self, reserve: ReserveId, frames: u32) -> Result<Charge, ReserveError> {
         let node = self.node(reserve);
         let mut state = self.inner().lock();
-        match state.tree.charge(node, frames) {
+        let charged = state.tree.charge(node, frames);
+        if state.recorder.is_some() {
+            state.note(TraceOp::Charge { node, frames, done: charged.is_ok() });
+        }
+        match charged {
             Ok(()) => {
                 state.charges += 1;
                 Ok(Charge { pool: self.inner, node, frames })
