@@ -127,6 +127,7 @@ fn run_seed(seed: u64, args: &Args) -> Result<Row, String> {
         scenario,
         store,
         ablate: Vec::new(),
+        alloc_trace: None,
         traces: Vec::new(),
         must_be_exercised: false,
     };
