@@ -283,3 +283,31 @@ fn every_subcommand_helps_with_examples() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("Example"), "{command}");
     }
 }
+
+#[test]
+fn an_allocator_trace_is_of_one_row_and_replays() {
+    let path = std::env::temp_dir().join(format!("netswap-cli-{}.tr.zst", std::process::id()));
+    let file = path.to_str().unwrap();
+    let output = netswap(&["sim", "--alloc-trace", file]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("10 would run"), "{}", stderr(&output));
+    assert!(!path.exists());
+
+    let small = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/alloc-small.toml");
+    let mut args = vec!["sim", "--scenario", small, "--backend", "iscsi", "--ablate", "none"];
+    args.extend(["--alloc-trace", file]);
+    let output = netswap(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = netswap(&["replay", "--model", "--json", file]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report["charged"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(report["compared_with_model"], true);
+
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let output = netswap(&["replay", file]);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(output.status.code(), Some(2), "a trace that was cut");
+    assert_eq!(netswap(&["replay", small]).status.code(), Some(2), "no trace");
+}

@@ -21,6 +21,7 @@ use std::ptr::NonNull;
 use crate::PAGE_SIZE;
 use crate::pool::{Inner, PagePool};
 use crate::reserves::{ReserveError, ReserveId};
+use crate::trace::TraceOp;
 
 impl PagePool {
     /// Charges the frames that `bytes` bytes fill, rounded up, to `reserve`: see the module.
@@ -74,18 +75,26 @@ impl PagePool {
         objects: u32,
     ) -> Result<ObjectCharge, ReserveError> {
         let node = reserve.node(self.id());
-        self.charge_with(|tree| tree.charge_objects(node, objects))?;
+        self.charge_with(node, Amount::Objects(objects))?;
         Ok(ObjectCharge { pool: self.raw(), node, objects })
     }
 
     /// Charges, and counts the charge that keeps the pool alive.
-    pub(crate) fn charge_with(
-        &self,
-        charge: impl FnOnce(&mut crate::reserves::Tree) -> Result<(), u16>,
-    ) -> Result<(), ReserveError> {
+    pub(crate) fn charge_with(&self, node: u16, amount: Amount) -> Result<(), ReserveError> {
         let inner = self.inner();
         let mut state = inner.lock();
-        match charge(&mut state.tree) {
+        let charged = match amount {
+            Amount::Frames(n) => state.tree.charge(node, n),
+            Amount::Objects(n) => state.tree.charge_objects(node, n),
+        };
+        if state.recorder.is_some() {
+            let done = charged.is_ok();
+            match amount {
+                Amount::Frames(frames) => state.note(TraceOp::Charge { node, frames, done }),
+                Amount::Objects(_) => state.note_foreign(),
+            }
+        }
+        match charged {
             Ok(()) => {
                 state.charges += 1;
                 let alarm = state.tree.alarmed();

@@ -8,6 +8,7 @@ use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 
 use crate::PAGE_SIZE;
+use crate::gfp::Gfp;
 use crate::magazine;
 use crate::pool::{Inner, PagePool};
 use crate::region::Meta;
@@ -77,6 +78,13 @@ impl Frame {
     #[inline]
     pub fn charged_to(&self) -> Option<ReserveId> {
         self.pool().charged_to(self.id)
+    }
+
+    /// Makes an ordinary frame of an emergency one, if the ordinary allocation that `gfp` describes
+    /// would succeed now: its charge is released, and it counts as the frame which that allocation
+    /// would have taken. Returns whether the frame is ordinary now.
+    pub fn exchange(&mut self, gfp: Gfp) -> bool {
+        self.pool().exchange(self.id.0, gfp)
     }
 
     /// Whether this is a frame of `pool`.

@@ -37,6 +37,7 @@ use crate::state::{NIL, State, watermarks};
 use crate::stats::Counters;
 use crate::stock::{Door, STOCK_MAX};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::trace::{Taken, TraceOp, Who};
 use crate::wait::WaitQueue;
 pub(crate) use serve::CHANGE_MADE;
 
@@ -113,6 +114,7 @@ impl Inner {
                 marks,
                 tree: Tree::new(),
                 reservations: Reservations::default(),
+                recorder: None,
             })),
             config,
         })
@@ -128,6 +130,10 @@ impl Inner {
     pub(crate) fn take(&self, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        if state.recorder.is_some() {
+            let Caller { entitled, by_scope } = caller;
+            return self.take_noted(guard, gfp, pack(entitled), by_scope);
+        }
         if state.free <= state.watermark(gfp) {
             return self.take_entitled(guard, gfp, caller);
         }
@@ -139,6 +145,46 @@ impl Inner {
             self.reclaimers.wake();
         }
         Ok(index)
+    }
+
+    /// A copy of its own, so that what is noted costs the other one neither room nor registers. For the same
+    /// reason the caller comes in pieces that fit registers: as a whole it would be stored for every call.
+    #[cold]
+    #[inline(never)]
+    fn take_noted(
+        &self,
+        mut guard: Guard<'_, State>,
+        gfp: Gfp,
+        entitled: u64,
+        by_scope: bool,
+    ) -> Result<u32, AllocError> {
+        let caller = Caller { entitled: unpack(entitled), by_scope };
+        let state = &mut *guard;
+        let taken = self.take_now(state, gfp, caller);
+        state.note_and_check(self.op_alloc(gfp, caller, false, taken));
+        let short = self.note_plenty(state);
+        let alarm = state.tree.alarmed();
+        drop(guard);
+        self.note_taken(&taken, short, alarm);
+        taken.map(|(index, _)| index)
+    }
+
+    /// An allocation, as a trace has it.
+    #[cold]
+    pub(crate) fn op_alloc(
+        &self,
+        gfp: Gfp,
+        caller: Caller,
+        more: bool,
+        result: Result<(u32, u16), AllocError>,
+    ) -> TraceOp {
+        let who = match caller.entitled.map(|reserve| reserve.node(self.id)) {
+            None => Who::Nobody,
+            Some(node) if caller.by_scope => Who::Scope(node),
+            Some(node) => Who::Call(node),
+        };
+        let taken = |(frame, charge)| Taken { frame, charged: charge != 0 };
+        TraceOp::Alloc { gfp, who, more, outcome: result.map(taken).map_err(Into::into) }
     }
 
     /// The part of [`Inner::take`] that an ordinary allocation does not come to.
@@ -219,24 +265,62 @@ impl Inner {
         gfp: Gfp,
         caller: Caller,
         n: usize,
+        out: impl FnMut(u32),
+    ) -> Result<(), AllocError> {
+        let guard = self.lock();
+        if guard.recorder.is_some() {
+            let Caller { entitled, by_scope } = caller;
+            return self.take_burst_noted(guard, gfp, pack(entitled), by_scope, n, out);
+        }
+        self.take_burst_locked::<false>(guard, gfp, caller, n, out)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_burst_noted(
+        &self,
+        guard: Guard<'_, State>,
+        gfp: Gfp,
+        entitled: u64,
+        by_scope: bool,
+        n: usize,
+        out: impl FnMut(u32),
+    ) -> Result<(), AllocError> {
+        let caller = Caller { entitled: unpack(entitled), by_scope };
+        self.take_burst_locked::<true>(guard, gfp, caller, n, out)
+    }
+
+    #[inline(always)]
+    fn take_burst_locked<const NOTED: bool>(
+        &self,
+        mut guard: Guard<'_, State>,
+        gfp: Gfp,
+        caller: Caller,
+        n: usize,
         mut out: impl FnMut(u32),
     ) -> Result<(), AllocError> {
-        let mut guard = self.lock();
         let state = &mut *guard;
         let mut result = Ok(());
         let mut dipped = false;
         let together = self.admit_together(state, gfp, caller, n);
         if let Some((charge, k)) = together {
-            for _ in 0..k {
+            for i in 0..k {
                 let index = state.pop(&self.region);
                 self.region.meta[index as usize].charge.store(charge, Ordering::Relaxed);
+                if NOTED {
+                    state.note(self.op_alloc(gfp, caller, i > 0, Ok((index, charge))));
+                }
                 out(index);
             }
             state.lowest_free = state.lowest_free.min(state.free);
             dipped = true;
         }
-        for _ in together.map_or(0, |(_, k)| k as usize)..n {
-            match self.take_now(state, gfp, caller) {
+        for i in together.map_or(0, |(_, k)| k as usize)..n {
+            let taken = self.take_now(state, gfp, caller);
+            if NOTED {
+                state.note(self.op_alloc(gfp, caller, i > 0, taken));
+            }
+            match taken {
                 Ok((index, charge)) => {
                     dipped |= charge != 0;
                     out(index);
@@ -322,7 +406,11 @@ impl Inner {
         if self.region.meta[index as usize].charge.load(Ordering::Relaxed) == 0 {
             return true;
         }
-        if state.free <= state.watermark(gfp) {
+        let done = state.free > state.watermark(gfp);
+        if state.recorder.is_some() {
+            state.note(TraceOp::Exchange { frame: index, gfp, done });
+        }
+        if !done {
             drop(guard);
             self.note_pressure();
             return false;
@@ -376,11 +464,34 @@ impl Inner {
     /// pool is closed and everything is back: then the caller is the last one and frees it.
     #[inline]
     pub(crate) fn put(&self, indices: impl IntoIterator<Item = u32>) -> bool {
-        let mut guard = self.lock();
+        let guard = self.lock();
+        if guard.recorder.is_some() {
+            return self.put_noted(guard, indices);
+        }
+        self.put_locked::<false>(guard, indices)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn put_noted(&self, guard: Guard<'_, State>, indices: impl IntoIterator<Item = u32>) -> bool {
+        self.put_locked::<true>(guard, indices)
+    }
+
+    #[inline(always)]
+    fn put_locked<const NOTED: bool>(
+        &self,
+        mut guard: Guard<'_, State>,
+        indices: impl IntoIterator<Item = u32>,
+    ) -> bool {
         let state = &mut *guard;
         // Frames in a row that are charged to one node are released together, after they are back.
         let (mut run, mut length) = (0, 0);
+        let mut more = false;
         for index in indices {
+            if NOTED {
+                state.note(TraceOp::Free { frame: index, more });
+                more = true;
+            }
             state.push(&self.region, index);
             state.frees += 1;
             let meta = &self.region.meta[index as usize];
@@ -436,6 +547,9 @@ impl Inner {
         } else {
             state.pop_run(&self.region, n).ok_or(AllocError::Exhausted)
         };
+        if state.recorder.is_some() {
+            state.note(TraceOp::SetAside { frames: n, outcome: result.map_err(Into::into) });
+        }
         state.lowest_free = state.lowest_free.min(state.free);
         let short = self.note_plenty(state);
         drop(guard);
@@ -474,4 +588,15 @@ impl Inner {
             unsafe { Inner::destroy(pool) }
         }
     }
+}
+
+/// Who is entitled, in one register.
+#[inline]
+fn pack(entitled: Option<ReserveId>) -> u64 {
+    entitled.map_or(u64::MAX, ReserveId::pack)
+}
+
+#[inline]
+fn unpack(packed: u64) -> Option<ReserveId> {
+    (packed != u64::MAX).then(|| ReserveId::unpack(packed))
 }

@@ -18,6 +18,7 @@
 //! - [`plan`]: how much must be set aside, as a sum of named terms;
 //! - [`windows`]: pages without an address of their own, and how they are touched;
 //! - [`explain`]: the graph by which a stuck machine says why;
+//! - [`trace`]: what was done to a pool, recorded, to be replayed without the program that did it;
 //! - [`backing`]: where the memory comes from: anonymous, memfd, huge pages, locked or not;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
 
@@ -47,6 +48,7 @@ pub mod stats;
 mod stock;
 mod sync;
 pub mod time;
+pub mod trace;
 pub mod wait;
 pub mod windows;
 

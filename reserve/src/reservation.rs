@@ -332,6 +332,10 @@ impl Inner {
             true => None,
             false => self.promise_entitled(state, n, caller)?,
         };
+        // What a reservation does later is not noted either: from here on there is no trace.
+        if state.recorder.is_some() {
+            state.note_foreign();
+        }
         state.charges += 1;
         state.reservations.granted += 1;
         if charged.is_none() {

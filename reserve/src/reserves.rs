@@ -44,6 +44,17 @@ impl ReserveId {
         ReserveId { pool: if node == 0 { 0 } else { pool }, node }
     }
 
+    /// As one number, which is never `u64::MAX`.
+    #[inline]
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.pool) << 16 | u64::from(self.node)
+    }
+
+    #[inline]
+    pub(crate) fn unpack(packed: u64) -> ReserveId {
+        ReserveId { pool: (packed >> 16) as u32, node: packed as u16 }
+    }
+
     /// The node's index in the tree of the pool with this id.
     #[inline]
     pub(crate) fn node(self, pool: u32) -> u16 {

@@ -8,6 +8,7 @@ use crate::region::{MARKED, Region};
 use crate::reservation::Reservations;
 use crate::reserves::{ReserveId, Tree};
 use crate::sync::atomic::Ordering;
+use crate::trace::Recorder;
 use crate::wait::WaitQueue;
 
 /// The end of the free list.
@@ -41,6 +42,8 @@ pub(crate) struct State {
     pub(crate) marks: Watermarks,
     pub(crate) tree: Tree,
     pub(crate) reservations: Reservations,
+    /// Notes every operation, if somebody records them.
+    pub(crate) recorder: Option<Box<Recorder>>,
 }
 
 /// Who asks, apart from the flags of the call.

@@ -176,7 +176,11 @@ fn wait(
     let (granted, refused) = {
         let mut guard = inner.lock();
         let state = &mut *guard;
-        match inner.take_now(state, gfp, caller) {
+        let taken = inner.take_now(state, gfp, caller);
+        if state.recorder.is_some() {
+            state.note(inner.op_alloc(gfp, caller, false, taken));
+        }
+        match taken {
             Ok((index, charge)) => {
                 inner.note_plenty(state);
                 drop(guard);

@@ -7,6 +7,7 @@ mod completions;
 mod out;
 mod plan;
 mod progress;
+mod replay;
 mod sim;
 mod stress;
 
@@ -43,6 +44,8 @@ enum Command {
     Stress(stress::Args),
     /// Print how much memory must be set aside before swapping starts, term by term
     Plan(plan::Args),
+    /// Do again what an allocator trace says, and compare every outcome
+    Replay(replay::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -78,6 +81,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Sim(args) => sim::run(&args),
         Command::Stress(args) => stress::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Completions(args) => completions::run(&args),
     });
     match outcome {

@@ -10,6 +10,7 @@ use netswap_net::{
     Flood, FloodConfig, LinkConfig, MacAddr, NetReserves, SimLink, SimNic, Stack, StackConfig,
 };
 use netswap_nfs::{NfsBackend, NfsConfig, NfsServer, NfsServerConfig};
+use netswap_reserve::trace::{RecordError, Recording};
 use netswap_reserve::{
     AllocError, BackingConfig, BackingError, FrameRun, InstalledPlan, PAGE_SIZE, PagePool,
     PoolConfig, PoolError, ReserveId, ReservePlan, Span, Time,
@@ -48,6 +49,9 @@ const TEXT_FILE: &str = "text";
 const CONNECTIONS: usize = 4;
 /// The far side's own memory, in frames: it is not under pressure.
 const FAR_FRAMES: u32 = 8192;
+/// Buffer of an allocator trace, in bytes a frame. It is emptied after each instant in which it became
+/// half full, and in one instant each frame may be given back (3 to 5 bytes).
+const ALLOC_TRACE_BYTES_PER_FRAME: usize = 16;
 /// Packets that a card queues for sending.
 const TX_QUEUE: usize = 256;
 /// Pages that traced programs may map in all, and pages of text.
@@ -57,6 +61,7 @@ const TEXT_PAGES: u32 = 1 << 18;
 /// Everything a world borrows: the pools, and the runs of frames set aside at start.
 pub(super) struct Memory {
     pool: PagePool,
+    recording: Option<Recording>,
     plan: InstalledPlan,
     far_pool: PagePool,
     tagged: Vec<(FrameRun, FrameRun)>,
@@ -75,6 +80,9 @@ pub enum MemoryError {
     /// This machine has too little for the simulated ones.
     #[error("no memory for the simulated host: {0}")]
     Pool(#[from] PoolError),
+    /// The host's pool cannot be recorded.
+    #[error("--alloc-trace: {0}")]
+    Record(#[from] RecordError),
     /// This machine has too little for the simulated disk.
     #[error("no memory for the far side's disk: {0}")]
     Disk(#[from] BackingError),
@@ -100,6 +108,10 @@ impl Memory {
             scope: is_on(Ablation::Scope),
             ..spec.scenario.pool()
         })?;
+        let recording = match spec.alloc_trace {
+            Some(_) => Some(pool.record(pool.frames() as usize * ALLOC_TRACE_BYTES_PER_FRAME)?),
+            None => None,
+        };
         let disk = disk(spec)?;
         let far_pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(FAR_FRAMES) });
         let tagged = (0..areas).map(|_| pair(&pool, STREAM_BYTES, STREAM_BYTES));
@@ -110,9 +122,15 @@ impl Memory {
             untagged: pair(&pool, UNTAGGED_RX_BYTES, UNTAGGED_TX_BYTES)?,
             far: far.collect::<Result<_, _>>()?,
             pool,
+            recording,
             far_pool,
             disk: Some(disk),
         })
+    }
+
+    /// The recording of the host's pool, once.
+    pub(super) fn take_recording(&mut self) -> Option<Recording> {
+        self.recording.take()
     }
 
     pub(super) fn pool(&self) -> PagePool {
@@ -267,7 +285,7 @@ fn host_stack<'b>(spec: &RunSpec, pool: &PagePool, plan: &InstalledPlan) -> Stac
 /// A world with its areas added but not yet on, and no tasks.
 pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     let scenario = &spec.scenario;
-    let Memory { pool, plan, far_pool, tagged, untagged, far, disk } = memory;
+    let Memory { pool, plan, far_pool, tagged, untagged, far, disk, recording: _ } = memory;
     let disk = disk.take().expect("a world is made of its memory once");
     let now = Time::ZERO;
 
@@ -346,6 +364,7 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
         host_due: Side::default(),
         far_due: Side::default(),
         watch: Watch::new(),
+        alloc_trace: None,
     }
 }
 

@@ -12,6 +12,7 @@
 //!                                             flood
 //! ```
 
+mod alloc_trace;
 mod assemble;
 mod bounds;
 mod hash;
@@ -31,6 +32,7 @@ pub use assemble::MemoryError;
 pub use bounds::{QueueBounds, QueueBoundsError};
 pub use run::{RunError, RunSpec, run};
 
+use alloc_trace::AllocTrace;
 use hash::{Happened, TraceHash};
 use liveness::{PatternSink, PatternSource};
 use server::StoreServer;
@@ -86,6 +88,7 @@ struct World<'b> {
     host_due: Side,
     far_due: Side,
     watch: Watch,
+    alloc_trace: Option<AllocTrace>,
 }
 
 /// When one side of the link has to be looked at.
@@ -195,6 +198,9 @@ impl World<'_> {
         }
         if moved {
             self.poll_link();
+        }
+        if let Some(trace) = &mut self.alloc_trace {
+            trace.poll();
         }
     }
 

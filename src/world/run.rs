@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use netswap_reserve::trace::RecordError;
 use netswap_reserve::{ReserveId, Span, Time};
 use netswap_swap::lackey::TraceError;
 use netswap_swap::machine::TaskState;
 use netswap_swap::{PageError, TaskId};
 
+use super::alloc_trace::AllocTrace;
 use super::assemble::{self, Memory, MemoryError};
 use super::hash::Happened;
 use super::stuck::{self, Stuck};
@@ -27,6 +29,9 @@ pub struct RunSpec {
     pub ablate: Vec<Ablation>,
     /// Traces to replay, a task each, instead of the scenario's own tasks.
     pub traces: Vec<PathBuf>,
+    /// Where every operation of the host's page pool is recorded to; compressed if its name ends in
+    /// `.zst`.
+    pub alloc_trace: Option<PathBuf>,
     /// Whether a protected run that did not meet what it is protected from counts as failed.
     pub must_be_exercised: bool,
 }
@@ -39,6 +44,7 @@ impl RunSpec {
             store,
             ablate: Vec::new(),
             traces: Vec::new(),
+            alloc_trace: None,
             must_be_exercised: false,
         }
     }
@@ -57,6 +63,14 @@ pub enum RunError {
         path: String,
         /// Why.
         source: TraceError,
+    },
+    /// The allocator trace cannot be written.
+    #[error("allocator trace {path}: {source}")]
+    AllocTrace {
+        /// The file.
+        path: String,
+        /// Why.
+        source: RecordError,
     },
     /// The memory of the simulated hosts cannot be laid out.
     #[error(transparent)]
@@ -90,12 +104,14 @@ pub fn run(spec: &RunSpec, progress: &mut dyn FnMut(f64)) -> Result<Row, RunErro
     spec.scenario.check(&plan)?;
     let mut memory = Memory::new(spec, &plan, areas)?;
     let pool = memory.pool();
+    let mut alloc_trace = AllocTrace::open(spec, &mut memory)?;
     let set_aside = memory.set_aside_frames();
     let setup_s = setup.elapsed().as_secs_f64();
     let wall = Instant::now();
     let mut row;
     {
         let mut world = assemble::world(spec, &mut memory);
+        world.alloc_trace = alloc_trace.take();
         let mut health = Default::default();
         let (end, started) = match swapon(&mut world, areas as usize) {
             Err(why) => (End::Failed(why), world.now),
@@ -122,6 +138,10 @@ pub fn run(spec: &RunSpec, progress: &mut dyn FnMut(f64)) -> Result<Row, RunErro
         }
         row.faults = world.faults();
         row.reserve_report = pool.reserve_report();
+        alloc_trace = world.alloc_trace.take();
+    }
+    if let Some(trace) = alloc_trace {
+        trace.finish(spec)?;
     }
     if row.outcome == Outcome::Completed {
         check_memory(&pool, set_aside, &mut row);

@@ -8,6 +8,7 @@ use crate::charge::Amount;
 use crate::magazine;
 use crate::region::PARKED;
 use crate::sync::atomic::{Ordering, fence};
+use crate::trace::TraceOp;
 
 impl Inner {
     /// Releases a charge that is not a frame's, and frees the pool if that was the last of it.
@@ -21,6 +22,11 @@ impl Inner {
             let inner = unsafe { pool.as_ref() };
             let mut guard = inner.lock();
             let state = &mut *guard;
+            if state.recorder.is_some()
+                && let Amount::Frames(n) = amount
+            {
+                state.note(TraceOp::Uncharge { node, frames: n });
+            }
             let fell = match amount {
                 Amount::Frames(n) => state.tree.uncharge(node, n),
                 Amount::Objects(n) => state.tree.uncharge_objects(node, n),

@@ -93,6 +93,9 @@ impl Inner {
                     return None;
                 }
                 let taken = self.take_now(state, waiter.gfp, caller);
+                if state.recorder.is_some() {
+                    state.note(self.op_alloc(waiter.gfp, caller, false, taken));
+                }
                 let (index, charge) = taken.expect("an admissible caller is admitted");
                 if charge != 0 {
                     self.note_pressure();
@@ -108,7 +111,10 @@ impl Inner {
                 Some(promise_code(charged.expect("what is promisable is promised")))
             }
             Want::Change(change, _) => match self.change_now(state, change) {
-                Ok(()) => Some(CHANGE_MADE),
+                Ok(()) => {
+                    state.note_change(change, &Ok(()));
+                    Some(CHANGE_MADE)
+                }
                 Err(ReserveError::CannotSecure { .. }) => None,
                 // Somebody else has changed the tree: the waiter sees for itself.
                 Err(_) => Some(CHANGE_REFUSED),

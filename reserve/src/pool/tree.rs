@@ -2,7 +2,7 @@
 //! bookkeeping below.
 
 use super::PagePool;
-use crate::charge::Charge;
+use crate::charge::{Amount, Charge};
 use crate::gfp::Gfp;
 use crate::inner::{CHANGE_MADE, Caller, Inner};
 use crate::magazine;
@@ -10,6 +10,7 @@ use crate::queue::{Node, Want};
 use crate::reclaim;
 use crate::reserves::{self, Change, ReserveError, ReserveId, ReserveInfo};
 use crate::state::State;
+use crate::trace::TraceOp;
 use crate::wait::{Deadline, Waiter};
 
 impl PagePool {
@@ -25,7 +26,12 @@ impl PagePool {
     /// When `parent` is of another pool, or with more than 65,533 reserves.
     pub fn add_reserve(&self, parent: ReserveId, name: &str, limit: u32) -> ReserveId {
         let name = name.into();
-        let node = self.inner().lock().tree.add(self.node(parent), name, limit);
+        let parent = self.node(parent);
+        let mut state = self.inner().lock();
+        let node = state.tree.add(parent, name, limit);
+        if state.recorder.is_some() {
+            state.note(TraceOp::AddReserve { parent, own: limit });
+        }
         ReserveId::new(self.id(), node)
     }
 
@@ -166,6 +172,7 @@ impl PagePool {
         let mut guard = inner.lock();
         let state = &mut *guard;
         let result = inner.change_now(state, change);
+        state.note_change(change, &result);
         // A floor that falls is memory for others.
         let woken = inner.serve(state);
         inner.note_plenty(state);
@@ -195,7 +202,7 @@ impl PagePool {
     /// When `reserve` is of another pool.
     pub fn charge(&self, reserve: ReserveId, frames: u32) -> Result<Charge, ReserveError> {
         let node = self.node(reserve);
-        self.charge_with(|tree| tree.charge(node, frames))?;
+        self.charge_with(node, Amount::Frames(frames))?;
         Ok(Charge { pool: self.inner, node, frames })
     }
 

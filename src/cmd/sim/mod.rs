@@ -80,6 +80,10 @@ pub(super) struct Args {
     /// input), one task a trace, instead of the scenario's tasks
     #[arg(long, value_name = "FILE")]
     trace: Vec<PathBuf>,
+    /// Record every operation of the host's page pool, for `netswap replay` (compressed if the name ends in
+    /// .zst). For one row only: choose one backend and one set of protections
+    #[arg(long, value_name = "FILE")]
+    alloc_trace: Option<PathBuf>,
     /// Print one JSON object a row
     #[arg(long)]
     json: bool,
@@ -93,6 +97,13 @@ pub(super) fn run(args: &Args) -> Outcome {
         "iscsi" => &[Store::Iscsi],
         _ => &Store::ALL,
     };
+    let rows_wanted = stores.len() * sets.len();
+    if args.alloc_trace.is_some() && rows_wanted > 1 {
+        return Err(Failure::usage(format!(
+            "--alloc-trace records one row, and {rows_wanted} would run: choose one with --backend and --ablate \
+             (as --backend nfs --ablate none)",
+        )));
+    }
     let areas = if args.trace.is_empty() { 1 } else { 2 };
     scenario.check_ranges().map_err(Failure::usage)?;
     let plan = host_plan(&scenario, areas);
@@ -119,6 +130,7 @@ pub(super) fn run(args: &Args) -> Outcome {
                 store: *store,
                 ablate: ablate.clone(),
                 traces: args.trace.clone(),
+                alloc_trace: args.alloc_trace.clone(),
                 must_be_exercised: is_headline,
             };
             let row = run_one(&spec, &mut lines)?;

@@ -1,0 +1,19 @@
+//! A naive model of `netswap-reserve`'s pool, and what runs both side by side.
+//!
+//! Not part of the allocator: its property tests, its fuzz target and the command's replay of traces
+//! share this. Nothing depends on it at run time but the command.
+//!
+//! - [`Model`]: what a pool should do, recomputed from the objects that are alive;
+//! - [`World`]: a pool and its model; each [`Op`] is done to both, and a difference panics;
+//! - [`fuzz`]: operations as bytes, any bytes, and a trace as such bytes;
+//! - [`mod@replay`]: a recorded trace, done to a pool and, if asked, to the model.
+#![forbid(unsafe_code)]
+
+pub mod fuzz;
+mod model;
+pub mod replay;
+mod world;
+
+pub use model::{Change, ChangeRefused, Held, Model, Node, Planted, Refused};
+pub use replay::{Replay, ReplayError, Replayed, replay};
+pub use world::{FRAMES, Object, Op, Outcome, Shown, Who, World, config, gfp};
