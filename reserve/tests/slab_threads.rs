@@ -27,18 +27,21 @@ fn pool() -> PagePool {
 fn beside_idle_threads<R>(cache: &SlabCache<Object>, n: usize, f: impl FnOnce() -> R) -> R {
     let (full, done) = (Barrier::new(n + 1), Barrier::new(n + 1));
     std::thread::scope(|s| {
-        for _ in 0..n {
+        let spawn = |_| {
             s.spawn(|| {
                 let held: Vec<_> =
                     (0..200).map(|i| cache.alloc(Gfp::KERNEL, [i; 8]).unwrap()).collect();
                 drop(held);
                 full.wait();
                 done.wait();
-            });
-        }
+            })
+        };
+        let threads: Vec<_> = (0..n).map(spawn).collect();
         full.wait();
         let result = f();
         done.wait();
+        // A scope may be over before its threads have given back what they kept; a join is not.
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
         result
     })
 }

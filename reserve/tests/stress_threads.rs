@@ -221,8 +221,10 @@ fn the_floor_moves_while_threads_allocate() {
                 }
             });
         }
-        let mut connected = 0;
-        for _ in 0..5_000 {
+        let (mut connected, mut rounds) = (0, 0);
+        // Until it was connected once: how the threads are scheduled must not decide.
+        while rounds < 5_000 || connected == 0 {
+            rounds += 1;
             if pool.connect(net).is_ok() {
                 connected += 1;
                 // All that was promised, at once.
@@ -235,7 +237,6 @@ fn the_floor_moves_while_threads_allocate() {
             }
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        assert!(connected > 0, "never connected: this proved nothing");
     });
     assert_eq!(pool.watermarks().floor, 0);
 }

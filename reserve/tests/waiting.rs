@@ -171,7 +171,8 @@ fn idle_magazines_are_drained_for_who_is_short() {
     let (stop, stopped) = mpsc::channel::<()>();
     let other = pool.clone();
     let thread = std::thread::spawn(move || {
-        drop(other.alloc(Gfp::KERNEL).unwrap());
+        // A thread that finds another one at the table of magazines does without one for that time.
+        (0..100).for_each(|_| drop(other.alloc(Gfp::KERNEL).unwrap()));
         idle.send(other.frames() - other.free_frames()).unwrap();
         // The thread lives and does nothing.
         let _ = stopped.recv();
@@ -182,7 +183,8 @@ fn idle_magazines_are_drained_for_who_is_short() {
     let all = fill(&pool);
     assert_eq!(all.len() as u32, 128 - pool.watermarks().min, "all there is, the idle ones too");
     let stats = pool.stats();
-    assert_eq!(stats.drained_frames, held.into());
+    // What this thread itself held back when memory became short is among them.
+    assert!(stats.drained_frames >= held.into(), "{stats:?}");
     assert!(pool.alloc(Gfp::KERNEL).is_err());
     assert_eq!(pool.stats().drains, stats.drains, "nothing to drain, and that is known");
     drop(stop);
@@ -200,7 +202,8 @@ fn idle_magazines_are_drained_for_a_promise() {
     let (stop, stopped) = mpsc::channel::<()>();
     let other = pool.clone();
     let thread = std::thread::spawn(move || {
-        drop(other.alloc(Gfp::KERNEL).unwrap());
+        // A thread that finds another one at the table of magazines does without one for that time.
+        (0..100).for_each(|_| drop(other.alloc(Gfp::KERNEL).unwrap()));
         idle.send(()).unwrap();
         let _ = stopped.recv();
     });
