@@ -299,8 +299,9 @@ fn pull_into_window(packet: &mut [u8], sent: &[u8; SEGMENT_HEAD], capacity: usiz
     let shift = (usize::BITS - capacity.leading_zeros()).saturating_sub(16);
     let window = u32::from(u16::from_be_bytes([sent[34], sent[35]])) << shift;
     let ahead = word(tcp, 4).wrapping_sub(expected);
-    // What lies behind is old and looks very far ahead.
-    if ahead > window && ahead < 1 << 31 {
+    // A probe of a closed window that was taken and not yet acknowledged shows as one byte more. What
+    // lies behind is old and looks very far ahead.
+    if ahead > window + 1 && ahead < 1 << 31 {
         packet[header + 4..header + 8].copy_from_slice(&expected.to_be_bytes());
     }
 }
@@ -330,9 +331,10 @@ mod tests {
             pull_into_window(&mut packet, sent.first_chunk().unwrap(), 65_536);
             packet != before
         };
-        assert!(pulled(segment(1_433, 0x10, 0)));
+        assert!(pulled(segment(1_434, 0x10, 0)));
         assert!(pulled(segment(2_000, 0x18, 0)));
         assert!(!pulled(segment(1_432, 0x10, 0)), "still in the window");
+        assert!(!pulled(segment(1_433, 0x10, 0)), "a probe was taken");
         assert!(!pulled(segment(999, 0x10, 0)), "old");
         assert!(!pulled(segment(2_000, 0x10, 1)), "data");
         assert!(!pulled(segment(2_000, 0x14, 0)), "a reset");

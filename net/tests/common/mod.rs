@@ -400,6 +400,16 @@ pub fn segment_to_host(port: u16, seq: u32, ack: u32, payload: usize) -> Vec<u8>
     frame
 }
 
+/// An acknowledgement as the far side would send it to the host, with this window field.
+pub fn ack_to_host(port: u16, seq: u32, ack: u32, window: u16) -> Vec<u8> {
+    let mut frame = segment_to_host(port, seq, ack, 0);
+    frame[14 + 34..14 + 36].copy_from_slice(&window.to_be_bytes());
+    // The sum is taken over what is there: the old one has to go first.
+    frame[14 + 36..14 + 38].fill(0);
+    fill_transport_checksum(&mut frame[14..]);
+    frame
+}
+
 /// A whole Ethernet frame with a UDP datagram for the host.
 pub fn udp_frame(port: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; 14 + 28 + payload.len()];
