@@ -138,11 +138,12 @@ impl Frame {
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
-        let may_keep = self.pool().magazine > 0 && self.meta().charge.load(Ordering::Relaxed) == 0;
+        let charged = self.meta().charge.load(Ordering::Relaxed) != 0;
+        let may_keep = self.pool().door.is_open_to_stocks() && !charged;
         // SAFETY: the handle owns the frame, which is not charged, and ends here.
         if !(may_keep && unsafe { magazine::keep(self.pool, self.id.0) }) {
             // SAFETY: the handle owns the frame, which was not kept, and ends here.
-            unsafe { free(self.pool, self.id.0, may_keep) }
+            unsafe { free(self.pool, self.id.0, charged) }
         }
     }
 }
@@ -150,16 +151,16 @@ impl Drop for Frame {
 /// Out of line, so that the way into the magazine stays short.
 ///
 /// # Safety
-/// The caller owns the frame `index` of `pool` and gives it up; `may_keep` says that the pool has magazines
-/// and the frame is not charged.
+/// The caller owns the frame `index` of `pool` and gives it up; `charged` says whether it is charged.
 #[inline(never)]
-unsafe fn free(pool: NonNull<Inner>, index: u32, may_keep: bool) {
-    if may_keep {
-        // SAFETY: as this function demands.
-        unsafe { magazine::put_back(pool, index) }
-    } else {
+unsafe fn free(pool: NonNull<Inner>, index: u32, charged: bool) {
+    // SAFETY: the frame is out, so the pool is alive.
+    if charged || unsafe { pool.as_ref() }.magazine == 0 {
         // SAFETY: as this function demands.
         unsafe { Inner::free_shared(pool, index) }
+    } else {
+        // SAFETY: as this function demands.
+        unsafe { magazine::put_back(pool, index) }
     }
 }
 

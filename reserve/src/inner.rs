@@ -91,7 +91,7 @@ impl Inner {
             magazine: config.magazine.min(MAGAZINE_MAX as u32),
             region,
             handles: AtomicUsize::new(1),
-            door: Door::new(plenty),
+            door: Door::new(plenty, config.magazine > 0),
             closed: AtomicBool::new(false),
             pressure: AtomicBool::new(false),
             reclaimers: Reclaimers::new(),

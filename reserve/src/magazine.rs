@@ -198,7 +198,7 @@ impl Magazine {
 /// A frame from the magazine, if there is one and memory is plentiful.
 #[inline]
 pub(crate) fn take(inner: &Inner) -> Option<u32> {
-    if inner.magazine == 0 {
+    if !inner.door.is_open_to_stocks() {
         return None;
     }
     // The closure is small, so that it and the access to the thread's own data are inlined.
@@ -208,20 +208,22 @@ pub(crate) fn take(inner: &Inner) -> Option<u32> {
     })
 }
 
-/// A frame from the shared list, with a batch to refill the magazine.
+/// A frame from the shared list, with a batch to refill the magazine. Nobody stocks what is short: then it is
+/// the frame alone, as for all packets of a flood.
 #[cold]
 pub(crate) fn refill(pool: &PagePool, gfp: Gfp, caller: Caller) -> Result<u32, AllocError> {
-    let inner = pool.inner();
-    // Nobody stocks what is short: this is the way of all packets of a flood.
-    let first = if inner.door.is_open() {
-        take_and_stock(pool, gfp, caller)
-    } else {
-        inner.take(gfp, caller)
-    };
-    match first {
-        Err(_) if drain(inner) > 0 => inner.take(gfp, caller),
-        other => other,
-    }
+    take_and_stock(pool, gfp, caller).or_else(|error| retry(pool, gfp, caller, error))
+}
+
+/// For who was refused with `error`: what is in the magazines of all threads, if anything is.
+#[cold]
+pub(crate) fn retry(
+    pool: &PagePool,
+    gfp: Gfp,
+    caller: Caller,
+    error: AllocError,
+) -> Result<u32, AllocError> {
+    if drain(pool.inner()) > 0 { pool.inner().take(gfp, caller) } else { Err(error) }
 }
 
 #[inline(never)]
@@ -265,7 +267,7 @@ pub(crate) unsafe fn with_stock<R>(
 /// did; then the pool may be gone.
 ///
 /// # Safety
-/// `pool` is alive, has magazines, and the caller owns its frame `index`, uncharged, and gives it up if
+/// `pool` is alive, and the caller owns its frame `index`, uncharged, and gives it up if
 /// this returns true.
 #[inline]
 pub(crate) unsafe fn keep(pool: NonNull<Inner>, index: u32) -> bool {

@@ -382,11 +382,11 @@ impl PagePool {
     /// Out of line, so that the way through the magazine stays short.
     #[inline(never)]
     fn alloc_shared(&self, gfp: Gfp, caller: impl FnOnce() -> Caller) -> Result<Frame, AllocError> {
-        let inner = self.inner();
-        let index = if inner.magazine == 0 {
-            inner.take(gfp, caller())
+        let (inner, caller) = (self.inner(), caller());
+        let index = if inner.door.is_open_to_stocks() {
+            magazine::refill(self, gfp, caller)
         } else {
-            magazine::refill(self, gfp, caller())
+            inner.take(gfp, caller).or_else(|error| magazine::retry(self, gfp, caller, error))
         }?;
         // SAFETY: the frame was taken off the list by this call.
         Ok(unsafe { Frame::new(self.inner, FrameId(index)) })

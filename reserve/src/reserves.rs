@@ -103,18 +103,21 @@ const NO_PARENT: u16 = u16::MAX;
 /// What every charge looks at: half a cache line.
 #[derive(Clone, Debug)]
 struct Node {
-    limit: u32,
+    /// Usage up to which a charge is nothing but an addition: within the limit, and no alarm. Never below
+    /// usage.
+    top: u32,
     usage: u32,
-    peak: u32,
-    /// Charges to this node itself, without those below.
-    direct: u32,
-    /// What the node itself adds to the limits: `own` while connected, else `direct`.
-    held: u32,
-    /// Usage from here on, or below this, concerns the alarm.
-    above: u32,
-    below: u32,
     parent: u16,
     connected: bool,
+    /// Charges to this node itself, without those below.
+    direct: u32,
+    /// Usage below this concerns the alarm.
+    below: u32,
+    /// As of the last time that usage fell; see [`Node::peak`].
+    peak: u32,
+    limit: u32,
+    /// What the node itself adds to the limits: `own` while connected, else `direct`.
+    held: u32,
 }
 
 /// The rest of a node.
@@ -137,16 +140,22 @@ struct Record {
 impl Node {
     fn new(parent: u16, connected: bool) -> Node {
         Node {
-            limit: 0,
+            top: 0,
             usage: 0,
-            peak: 0,
-            direct: 0,
-            held: 0,
-            above: u32::MAX,
-            below: 0,
             parent,
             connected,
+            direct: 0,
+            below: 0,
+            peak: 0,
+            limit: 0,
+            held: 0,
         }
+    }
+
+    /// The highest usage ever. Usage only rises between two times that it falls, so it is enough to
+    /// look at it then, and here.
+    fn peak(&self) -> u32 {
+        self.peak.max(self.usage)
     }
 }
 
@@ -172,7 +181,9 @@ impl Record {
 fn follow(node: &mut Node, record: &mut Record) -> bool {
     let limit = if node.connected { node.limit } else { 0 };
     let told = record.alarm.follow(node.usage, limit);
-    (node.above, node.below) = record.alarm.bounds();
+    let (above, below) = record.alarm.bounds();
+    node.top = node.limit.min(above - 1);
+    node.below = below;
     told
 }
 
@@ -257,7 +268,7 @@ impl Tree {
     /// `(usage, peak, limit, failures)` of a node.
     pub(crate) fn counters(&self, node: u16) -> (u32, u32, u32, u64) {
         let n = &self.nodes[usize::from(node)];
-        (n.usage, n.peak, n.limit, self.records[usize::from(node)].failures)
+        (n.usage, n.peak(), n.limit, self.records[usize::from(node)].failures)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -276,32 +287,56 @@ impl Tree {
 
     /// Charges `n` frames to `node` and to all above it, or to none of them: then the node that
     /// refused has counted a failure, and is returned.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn charge(&mut self, node: u16, n: u32) -> Result<(), u16> {
-        let nodes = &mut self.nodes[..];
-        if !nodes[usize::from(node)].connected {
+        if !self.nodes[usize::from(node)].connected {
             return Err(self.refuse(node));
         }
         let mut at = node;
-        while at != NO_PARENT {
-            let here = &mut nodes[usize::from(at)];
+        // No node has the number that stands for no parent.
+        while let Some(here) = self.nodes.get_mut(usize::from(at)) {
+            if n > here.top - here.usage {
+                self.add_usage(node, at, n.wrapping_neg());
+                return self.charge_to_the_brim(node, n);
+            }
+            here.usage += n;
+            at = here.parent;
+        }
+        self.nodes[usize::from(node)].direct += n;
+        Ok(())
+    }
+
+    /// As [`Tree::charge`] where a node comes to its limit or to a level of its alarm, or would.
+    #[cold]
+    #[inline(never)]
+    fn charge_to_the_brim(&mut self, node: u16, n: u32) -> Result<(), u16> {
+        let mut at = node;
+        while let Some(here) = self.nodes.get(usize::from(at)) {
             if here.limit - here.usage < n {
                 return Err(self.refuse(at));
             }
             at = here.parent;
         }
-        nodes[usize::from(node)].direct += n;
+        self.nodes[usize::from(node)].direct += n;
+        self.add_usage(node, NO_PARENT, n);
         let mut at = node;
-        while at != NO_PARENT {
-            let here = &mut nodes[usize::from(at)];
-            here.usage += n;
-            here.peak = here.peak.max(here.usage);
-            if here.usage >= here.above {
+        while let Some(here) = self.nodes.get_mut(usize::from(at)) {
+            if here.usage > here.top {
                 self.alarmed |= follow(here, &mut self.records[usize::from(at)]);
             }
             at = here.parent;
         }
         Ok(())
+    }
+
+    /// Adds to the usage of `node` and of those above it, up to and without `end`.
+    fn add_usage(&mut self, node: u16, end: u16, n: u32) {
+        let mut at = node;
+        while at != end {
+            let here = &mut self.nodes[usize::from(at)];
+            here.usage = here.usage.wrapping_add(n);
+            at = here.parent;
+        }
     }
 
     /// Whether a charge of `n` frames to `node` would succeed.
@@ -389,29 +424,39 @@ impl Tree {
 
     /// Takes back a charge. Returns whether the floor fell with it, because the node was disconnected
     /// with the charge outstanding.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn uncharge(&mut self, node: u16, n: u32) -> bool {
-        let nodes = &mut self.nodes[..];
-        let first = &mut nodes[usize::from(node)];
+        let first = &mut self.nodes[usize::from(node)];
         assert!(first.direct >= n, "more is given back than was charged");
         first.direct -= n;
-        let draining = !first.connected;
-        if draining {
-            first.held -= n;
+        if !first.connected {
+            self.drain(node, n);
+            return true;
         }
         let mut at = node;
-        while at != NO_PARENT {
-            let here = &mut nodes[usize::from(at)];
+        while let Some(here) = self.nodes.get_mut(usize::from(at)) {
+            here.peak = here.peak();
             here.usage -= n;
-            if draining {
-                here.limit -= n;
-            }
-            if draining || here.usage < here.below {
+            if here.usage < here.below {
                 follow(here, &mut self.records[usize::from(at)]);
             }
             at = here.parent;
         }
-        draining
+        false
+    }
+
+    /// Takes usage, and the limits with it, from a node that is no longer connected.
+    #[cold]
+    fn drain(&mut self, node: u16, n: u32) {
+        self.nodes[usize::from(node)].held -= n;
+        let mut at = node;
+        while let Some(here) = self.nodes.get_mut(usize::from(at)) {
+            here.peak = here.peak();
+            here.usage -= n;
+            here.limit -= n;
+            follow(here, &mut self.records[usize::from(at)]);
+            at = here.parent;
+        }
     }
 
     /// Works a change out without making it. Returns the floor it would lead to.
@@ -488,7 +533,7 @@ impl Tree {
                 own: r.own,
                 limit: n.limit,
                 usage: n.usage,
-                peak: n.peak,
+                peak: n.peak(),
                 failures: r.failures,
                 waits: r.waits,
                 objects: r.objects,

@@ -39,7 +39,8 @@ pub(crate) const STOCK_MAX: usize = 2;
 /// The flag that all stocks of a pool look at, and which fences go with it.
 pub(crate) struct Door {
     state: AtomicU8,
-    cheap: bool,
+    /// What `state` is while the door is open.
+    open: u8,
 }
 
 const CLOSED: u8 = 0;
@@ -47,28 +48,39 @@ const CLOSED: u8 = 0;
 const OPEN: u8 = 1;
 /// Open, and the owner's fence is a full one. Known from the same word, so that the quick way looks at one
 /// word only.
-const OPEN_FENCED: u8 = 2;
+const OPEN_FENCED: u8 = 3;
+/// Open for a pool that has no stocks: to these it looks closed, from the same word again.
+const OPEN_NO_STOCKS: u8 = 2;
+/// Set in what is open to stocks.
+const STOCKS: u8 = 1;
 
 impl Door {
-    pub(crate) fn new(open: bool) -> Door {
-        let door = Door { state: AtomicU8::new(CLOSED), cheap: asymmetric::available() };
+    /// The door of a pool that has stocks or none.
+    pub(crate) fn new(open: bool, stocks: bool) -> Door {
+        let when_open = match (stocks, asymmetric::available()) {
+            (false, _) => OPEN_NO_STOCKS,
+            (true, true) => OPEN,
+            (true, false) => OPEN_FENCED,
+        };
+        let door = Door { state: AtomicU8::new(CLOSED), open: when_open };
         door.set(open);
         door
     }
 
     /// Release: an owner that sees the door open sees what the last drainer left.
     pub(crate) fn set(&self, open: bool) {
-        let state = match (open, self.cheap) {
-            (false, _) => CLOSED,
-            (true, true) => OPEN,
-            (true, false) => OPEN_FENCED,
-        };
-        self.state.store(state, Ordering::Release);
+        self.state.store(if open { self.open } else { CLOSED }, Ordering::Release);
     }
 
     /// A hint, as it may change at once.
     pub(crate) fn is_open(&self) -> bool {
         self.state.load(Ordering::Relaxed) != CLOSED
+    }
+
+    /// Whether the pool has stocks and they may be used; a hint as well.
+    #[inline]
+    pub(crate) fn is_open_to_stocks(&self) -> bool {
+        self.state.load(Ordering::Relaxed) & STOCKS != 0
     }
 
     /// Whether the owner, who is busy, may touch its stock.
@@ -90,7 +102,7 @@ impl Door {
 
     /// After the door was closed: from here on an owner is busy, or sees it closed.
     pub(crate) fn barrier(&self) {
-        asymmetric::heavy(self.cheap);
+        asymmetric::heavy(self.open != OPEN_FENCED);
     }
 }
 

@@ -27,7 +27,7 @@ impl Model {
         let stock = Stock::new();
         stock.push_any(1);
         let shared = SpinLock::new(Shared { list: vec![2], draining: false });
-        Arc::new(Model { door: Door::new(true), stock, shared })
+        Arc::new(Model { door: Door::new(true, true), stock, shared })
     }
 
     /// As `magazine::drain`: the lock of the registry is not modelled, so one thread drains.
