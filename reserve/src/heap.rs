@@ -273,6 +273,15 @@ impl Shared {
         }
     }
 
+    /// Makes a run of `room` bytes so many pages that `size` bytes fit, in place. `None` if the block is
+    /// not a run, or the frames behind it are taken.
+    fn resize_run(&self, block: NonNull<u8>, room: usize, size: usize) -> Option<NonNull<[u8]>> {
+        let start = self.runs.frame_of(block)?;
+        let want = u32::try_from(size.div_ceil(PAGE_SIZE)).ok()?;
+        let done = self.runs.resize(start, (room / PAGE_SIZE) as u32, want);
+        done.then(|| NonNull::slice_from_raw_parts(block, want as usize * PAGE_SIZE))
+    }
+
     /// A new block with what is in the old one, which is freed.
     ///
     /// # Safety
@@ -324,11 +333,9 @@ unsafe impl Allocator for ReserveHeap {
         }
         if aligned
             && old.size() > 0
-            && let Some(start) = shared.runs.frame_of(block)
-            && let Ok(want) = u32::try_from(new.size().div_ceil(PAGE_SIZE))
-            && shared.runs.resize(start, (room / PAGE_SIZE) as u32, want)
+            && let Some(grown) = shared.resize_run(block, room, new.size())
         {
-            return Ok(NonNull::slice_from_raw_parts(block, want as usize * PAGE_SIZE));
+            return Ok(grown);
         }
         // SAFETY: as the trait demands of the caller.
         unsafe { shared.relocate(block, old, new) }.ok_or_else(|| shared.failed(new))
@@ -366,12 +373,8 @@ unsafe impl Allocator for ReserveHeap {
                 None => {}
             }
         }
-        let Some(start) = shared.runs.frame_of(block) else {
-            return Ok(NonNull::slice_from_raw_parts(block, room));
-        };
-        let want = new.size().div_ceil(PAGE_SIZE) as u32;
-        shared.runs.resize(start, (room / PAGE_SIZE) as u32, want);
-        Ok(NonNull::slice_from_raw_parts(block, want as usize * PAGE_SIZE))
+        let shrunk = shared.resize_run(block, room, new.size());
+        Ok(shrunk.unwrap_or_else(|| NonNull::slice_from_raw_parts(block, room)))
     }
 }
 

@@ -4,13 +4,14 @@
 //! Method: a `tracing` subscriber of our own collects the events. It looks at the pool from inside each
 //! of them, which would never end if the lock were held.
 
+mod events;
+
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use netswap_reserve::{EmergencyScope, Gfp, PagePool, PoolConfig, ReservationSpec, ReserveId};
+use tracing::Event;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
 
 /// What one event said.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,37 +41,19 @@ impl Visit for Told {
     }
 }
 
-struct Collect {
-    pool: PagePool,
-    told: Arc<Mutex<Vec<Told>>>,
-}
-
-impl Subscriber for Collect {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        assert!(self.pool.free_frames() <= self.pool.frames());
-        let mut told = Told::default();
-        event.record(&mut told);
-        if !told.reserve.is_empty() {
-            self.told.lock().unwrap().push(told);
-        }
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 /// What is told while `work` runs.
 fn told(pool: &PagePool, work: impl FnOnce()) -> Vec<(String, u64)> {
     let told = Arc::new(Mutex::new(Vec::new()));
-    let collect = Collect { pool: pool.clone(), told: told.clone() };
-    tracing::subscriber::with_default(collect, work);
+    let (own, collected) = (pool.clone(), told.clone());
+    let look = move |event: &Event<'_>| {
+        assert!(own.free_frames() <= own.frames());
+        let mut told = Told::default();
+        event.record(&mut told);
+        if !told.reserve.is_empty() {
+            collected.lock().unwrap().push(told);
+        }
+    };
+    events::watch(look, work);
     let told = std::mem::take(&mut *told.lock().unwrap());
     for t in &told {
         assert!(t.usage * 100 >= t.limit * t.percent, "{t:?}");

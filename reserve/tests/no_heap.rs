@@ -5,45 +5,15 @@
 //! Method: a global allocator that counts calls of the current thread while it watches. It is first shown to
 //! see a planted one.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
 use allocator_api2::vec::Vec as HeapVec;
+use counting::calls;
 use hashbrown::{DefaultHashBuilder, HashMap};
 use netswap_reserve::{
     EmergencyScope, Frame, Gfp, HeapConfig, Mempool, MempoolConfig, PageMempool, PagePool,
     PoolConfig, ReservationSpec, ReserveHeap, ReserveId, SlabBox, SlabCache,
 };
-
-struct Watch;
-
-thread_local! {
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is passed on to the system's allocator; the count is a thread's own and needs no memory.
-unsafe impl GlobalAlloc for Watch {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.with(|calls| calls.set(calls.get() + 1));
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        CALLS.with(|calls| calls.set(calls.get() + 1));
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(block, layout) }
-    }
-}
-
-#[global_allocator]
-static HEAP: Watch = Watch;
-
-fn calls(f: impl FnOnce()) -> u64 {
-    let before = CALLS.with(Cell::get);
-    f();
-    CALLS.with(Cell::get) - before
-}
 
 #[test]
 fn the_watch_sees_a_planted_allocation() {

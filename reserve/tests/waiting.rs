@@ -163,21 +163,38 @@ fn calls_that_cannot_wait_are_refused_at_once() {
     assert_eq!(pool.stats().waits, 0);
 }
 
+/// A thread that holds frames back in its magazine, lives, and does nothing until it is told to end.
+struct IdleThread {
+    stop: mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl IdleThread {
+    fn of(pool: &PagePool) -> IdleThread {
+        let (idle, parked) = mpsc::channel();
+        let (stop, stopped) = mpsc::channel::<()>();
+        let pool = pool.clone();
+        let thread = std::thread::spawn(move || {
+            // A thread that finds another one at the table of magazines does without one for that time.
+            (0..100).for_each(|_| drop(pool.alloc(Gfp::KERNEL).unwrap()));
+            idle.send(pool.frames() - pool.free_frames()).unwrap();
+            let _ = stopped.recv();
+        });
+        assert_eq!(parked.recv().unwrap(), 0, "the thread itself counts what it holds back");
+        IdleThread { stop, thread }
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        self.thread.join().unwrap();
+    }
+}
+
 /// The memory of other threads, idle ones too, is not out of reach.
 #[test]
 fn idle_magazines_are_drained_for_who_is_short() {
     let pool = pool(32);
-    let (idle, parked) = mpsc::channel();
-    let (stop, stopped) = mpsc::channel::<()>();
-    let other = pool.clone();
-    let thread = std::thread::spawn(move || {
-        // A thread that finds another one at the table of magazines does without one for that time.
-        (0..100).for_each(|_| drop(other.alloc(Gfp::KERNEL).unwrap()));
-        idle.send(other.frames() - other.free_frames()).unwrap();
-        // The thread lives and does nothing.
-        let _ = stopped.recv();
-    });
-    assert_eq!(parked.recv().unwrap(), 0, "the thread itself counts what it holds back");
+    let idle = IdleThread::of(&pool);
     let held = 128 - pool.free_frames();
     assert!(held > 1, "nothing was held back: this proves nothing");
     let all = fill(&pool);
@@ -187,8 +204,7 @@ fn idle_magazines_are_drained_for_who_is_short() {
     assert!(stats.drained_frames >= held.into(), "{stats:?}");
     assert!(pool.alloc(Gfp::KERNEL).is_err());
     assert_eq!(pool.stats().drains, stats.drains, "nothing to drain, and that is known");
-    drop(stop);
-    thread.join().unwrap();
+    idle.end();
     drop(all);
     pool.flush_magazine();
     assert_eq!(pool.free_frames(), 128);
@@ -198,21 +214,11 @@ fn idle_magazines_are_drained_for_who_is_short() {
 #[test]
 fn idle_magazines_are_drained_for_a_promise() {
     let pool = pool(32);
-    let (idle, parked) = mpsc::channel();
-    let (stop, stopped) = mpsc::channel::<()>();
-    let other = pool.clone();
-    let thread = std::thread::spawn(move || {
-        // A thread that finds another one at the table of magazines does without one for that time.
-        (0..100).for_each(|_| drop(other.alloc(Gfp::KERNEL).unwrap()));
-        idle.send(()).unwrap();
-        let _ = stopped.recv();
-    });
-    parked.recv().unwrap();
+    let idle = IdleThread::of(&pool);
     assert!(pool.free_frames() < 128);
     pool.resize(ReserveId::ROOT, 128).unwrap();
     assert_eq!(pool.free_frames(), 128);
-    drop(stop);
-    thread.join().unwrap();
+    idle.end();
 }
 
 #[test]

@@ -3,57 +3,28 @@
 //! Method: this binary's own allocator counts, for the thread that asks, and is first shown to catch a
 //! planted allocation. A subscriber of its own counts warnings.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+mod events;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use counting::calls;
 use netswap_reserve::windows::{
     HighPage, HighPool, LocalWindows, MapWindows, PageCursor, PageCursorMut, WindowsConfig, vmap,
 };
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // Not counted while a thread ends, when the counter is gone.
-        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's layout, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: allocated by `alloc` above, so by the system, with this layout.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static HEAP: Counting = Counting;
-
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
-}
+use tracing::{Event, Level};
 
 #[test]
 fn mapping_waiting_and_copying_make_no_heap_allocation() {
-    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1, "a planted one");
+    assert_eq!(calls(|| drop(std::hint::black_box(Box::new(1)))), 2, "a planted one");
 
     let high = HighPool::new(8).unwrap();
     let mut windows = MapWindows::new(&high, WindowsConfig::new(3)).unwrap();
     let mut local = LocalWindows::new(&high, 2).unwrap();
     let task = windows.task("t", 2).unwrap();
     let mut pages: Vec<HighPage> = (0..7).map(|_| high.alloc().unwrap()).collect();
-    let none = allocations(|| {
+    let none = calls(|| {
         drop(high.alloc().unwrap());
         // Hits, misses and wraps; a promise; a line that is joined and left; a wait that times out.
         for page in pages.iter().chain(&pages) {
@@ -76,26 +47,6 @@ fn mapping_waiting_and_copying_make_no_heap_allocation() {
     assert_eq!(none, 0);
 }
 
-struct Warnings(&'static AtomicU32);
-
-impl Subscriber for Warnings {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, event: &Event<'_>) {
-        if *event.metadata().level() == Level::WARN {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 #[test]
 fn exceeding_the_maximum_warns_once_a_task() {
     static WARNED: AtomicU32 = AtomicU32::new(0);
@@ -103,7 +54,12 @@ fn exceeding_the_maximum_warns_once_a_task() {
     let high = HighPool::new(3).unwrap();
     let windows = MapWindows::new(&high, WindowsConfig::new(3)).unwrap();
     let pages = [high.alloc().unwrap(), high.alloc().unwrap(), high.alloc().unwrap()];
-    tracing::subscriber::with_default(Warnings(&WARNED), || {
+    let count = |event: &Event<'_>| {
+        if *event.metadata().level() == Level::WARN {
+            WARNED.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    events::watch(count, || {
         let task = windows.task("careless", 1).unwrap();
         let first = task.try_map(&pages[0]).unwrap();
         assert_eq!(warned(), 0);

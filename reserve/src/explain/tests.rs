@@ -3,12 +3,15 @@
 use super::*;
 use crate::time::Span;
 
+/// Nodes that need one of what they wait for.
+fn nodes<const N: usize>(g: &mut WaitGraph, names: [&str; N]) -> [NodeId; N] {
+    names.map(|name| g.node(name, NodeKind::Any))
+}
+
 /// The deadlock of the design's example.
 fn example() -> WaitGraph {
     let mut g = WaitGraph::new();
-    let task3 = g.node("task 3", NodeKind::Any);
-    let task9 = g.node("task 9", NodeKind::Any);
-    let reclaim = g.node("reclaim", NodeKind::Any);
+    let [task3, task9, reclaim] = nodes(&mut g, ["task 3", "task 9", "reclaim"]);
     let reply = g.node("reply", NodeKind::All);
     let frames = g.node("frames", NodeKind::Any);
     g.memory(frames);
@@ -63,8 +66,7 @@ fn an_all_node_needs_every_one() {
 #[test]
 fn a_leak_is_no_cycle() {
     let mut g = WaitGraph::new();
-    let task = g.node("task 1", NodeKind::Any);
-    let frames = g.node("64 frames", NodeKind::Any);
+    let [task, frames] = nodes(&mut g, ["task 1", "64 frames"]);
     g.memory(frames);
     g.edge(task, frames, "waits for a frame", "");
     let Verdict::NoCycle { ends } = g.analyse() else { panic!("a leak has no cycle") };
@@ -76,8 +78,7 @@ fn a_leak_is_no_cycle() {
 #[test]
 fn a_cycle_without_memory_is_reported_as_such() {
     let mut g = WaitGraph::new();
-    let a = g.node("a", NodeKind::Any);
-    let b = g.node("b", NodeKind::Any);
+    let [a, b] = nodes(&mut g, ["a", "b"]);
     g.edge(a, b, "waits for b", "");
     g.edge(b, a, "waits for a", "");
     let Verdict::NoCycle { ends } = g.analyse() else { panic!("no memory in it") };
@@ -88,9 +89,7 @@ fn a_cycle_without_memory_is_reported_as_such() {
 #[test]
 fn memory_beside_a_cycle_is_not_in_it() {
     let mut g = WaitGraph::new();
-    let frame = g.node("frame", NodeKind::Any);
-    let a = g.node("a", NodeKind::Any);
-    let b = g.node("b", NodeKind::Any);
+    let [frame, a, b] = nodes(&mut g, ["frame", "a", "b"]);
     g.memory(frame);
     g.edge(frame, a, "held by a", "");
     g.edge(a, b, "waits for b", "");
@@ -138,10 +137,8 @@ fn an_empty_graph_and_an_empty_node() {
 #[test]
 fn a_cycle_is_told_without_what_stands_aside_if_it_can_be() {
     let mut graph = WaitGraph::new();
-    let task = graph.node("task 1", NodeKind::Any);
-    let reclaim = graph.node("reclaim", NodeKind::Any);
+    let [task, reclaim, frames] = nodes(&mut graph, ["task 1", "reclaim", "frames"]);
     let write = graph.node("WRITE", NodeKind::All);
-    let frames = graph.node("frames", NodeKind::Any);
     graph.memory(reclaim);
     graph.memory(frames);
     graph.edge(task, reclaim, "waits for a frame", "");
@@ -154,8 +151,7 @@ fn a_cycle_is_told_without_what_stands_aside_if_it_can_be() {
 
     // Without the long way round, the short one is told.
     let mut graph = WaitGraph::new();
-    let task = graph.node("task 1", NodeKind::Any);
-    let reclaim = graph.node("reclaim", NodeKind::Any);
+    let [task, reclaim] = nodes(&mut graph, ["task 1", "reclaim"]);
     graph.memory(reclaim);
     graph.edge(task, reclaim, "waits for a frame", "");
     graph.edge_aside(reclaim, task, "could get it from", "");

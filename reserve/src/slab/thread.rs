@@ -128,6 +128,32 @@ impl Tables {
             table.next.get().as_ref()
         })
     }
+
+    /// Announces a visit of each table whose places `concerns` is true of, and fences. Returns the places
+    /// to be visited.
+    ///
+    /// # Safety
+    /// `concerns` touches atomic fields only, and each of the places is visited before the lock of the
+    /// list is given back.
+    unsafe fn announce(
+        &self,
+        concerns: impl Fn(&[Place; PLACES]) -> bool,
+    ) -> impl Iterator<Item = &Biased<[Place; PLACES]>> {
+        let all = || self.iter().map(|table| &table.places);
+        let mut any = false;
+        for places in all() {
+            // SAFETY: as the caller promises.
+            if concerns(unsafe { places.peek() }) {
+                // SAFETY: visitors hold the lock of the list, so there is one; the caller visits.
+                unsafe { places.announce() };
+                any = true;
+            }
+        }
+        if any {
+            biased::fence_everywhere();
+        }
+        all().filter(|places| places.is_announced())
+    }
 }
 
 /// Slots that were taken out of a place, on their way back to their cache.
@@ -369,27 +395,16 @@ pub(super) fn kept(core: &Core) -> u32 {
 /// back to the pool. A thread that began to keep slots under the cache's lock before this call is seen.
 pub(super) fn take_back(core: &Core) -> u32 {
     let tables = tables();
-    let mut any = false;
-    for table in tables.iter() {
-        // A place that becomes this cache's only now is that of a thread that began after this call.
-        // SAFETY: `core` is an atomic, and nothing else is touched.
-        if unsafe { table.places.peek() }[usize::from(core.place)].is_of(core) {
-            // SAFETY: visitors hold the lock of the list, so there is one; it visits below.
-            unsafe { table.places.announce() };
-            any = true;
-        }
-    }
-    if !any {
-        return 0;
-    }
-    biased::fence_everywhere();
+    let at = usize::from(core.place);
     let mut pages = 0;
-    for table in tables.iter().filter(|table| table.places.is_announced()) {
+    // A place that becomes this cache's only now is that of a thread that began after this call.
+    // SAFETY: `core` is an atomic, and nothing else is touched; all are visited.
+    for places in unsafe { tables.announce(|places| places[at].is_of(core)) } {
         let mut taken = Taken::none();
-        // SAFETY: announced above, fenced since.
+        // SAFETY: announced and fenced above.
         unsafe {
-            table.places.visit(|places| {
-                let place = &places[usize::from(core.place)];
+            places.visit(|places| {
+                let place = &places[at];
                 if place.is_of(core) {
                     place.vacate(&mut taken);
                 }
@@ -408,22 +423,11 @@ pub(crate) fn take_back_all(pool: &Inner) -> u32 {
         return 0;
     }
     let tables = tables();
-    let mut any = false;
-    for table in tables.iter() {
-        // SAFETY: `len` is an atomic, and nothing else is touched.
-        let places = unsafe { table.places.peek() };
-        if places.iter().any(|place| place.len.load(Ordering::Relaxed) > 0) {
-            // SAFETY: as in `take_back`.
-            unsafe { table.places.announce() };
-            any = true;
-        }
-    }
-    if !any {
-        return 0;
-    }
-    biased::fence_everywhere();
+    let any =
+        |places: &[Place; PLACES]| places.iter().any(|place| place.len.load(Ordering::Relaxed) > 0);
     let mut pages = 0;
-    for table in tables.iter().filter(|table| table.places.is_announced()) {
+    // SAFETY: `len` is an atomic, and nothing else is touched; all are visited.
+    for places in unsafe { tables.announce(any) } {
         let take = |places: &[Place; PLACES]| {
             for place in places.iter().filter(|p| p.len.load(Ordering::Relaxed) > 0) {
                 // SAFETY: slots lie beside the pointer, which keep the cache alive.
@@ -439,8 +443,8 @@ pub(crate) fn take_back_all(pool: &Inner) -> u32 {
                 }
             }
         };
-        // SAFETY: announced above, fenced since. The owner waits for nothing meanwhile: it goes its slow way.
-        unsafe { table.places.visit(take) };
+        // SAFETY: announced and fenced above. The owner waits for nothing meanwhile: it goes its slow way.
+        unsafe { places.visit(take) };
     }
     pages
 }

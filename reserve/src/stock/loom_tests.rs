@@ -78,22 +78,32 @@ impl Model {
     }
 }
 
+/// Runs `owner` beside a drain, then `check`.
+fn beside_a_drain(reopen: bool, owner: fn(&Model), check: fn(&Model)) {
+    crate::sync::model(move || {
+        let model = Model::new();
+        let owner = {
+            let model = model.clone();
+            thread::spawn(move || owner(&model))
+        };
+        model.drain(reopen);
+        owner.join().unwrap();
+        check(&model);
+    });
+}
+
+/// As an owner that takes a frame out, if there is one, and puts it back.
+fn take_and_put(model: &Model) {
+    if let Some(frame) = model.take() {
+        model.put(frame);
+    }
+}
+
 /// Every outcome keeps each frame once, and after a drain that leaves the door closed nothing is in the
 /// stock.
 #[test]
 fn loom_an_owner_and_a_drainer() {
-    crate::sync::model(|| {
-        let model = Model::new();
-        let owner = {
-            let model = model.clone();
-            thread::spawn(move || {
-                if let Some(frame) = model.take() {
-                    model.put(frame);
-                }
-            })
-        };
-        model.drain(false);
-        owner.join().unwrap();
+    beside_a_drain(false, take_and_put, |model| {
         assert_eq!(model.stock.len_hint(), 0, "hidden from who waits");
         assert_eq!(model.frames(), [1, 2]);
     });
@@ -102,19 +112,18 @@ fn loom_an_owner_and_a_drainer() {
 /// The door opens again while the owner goes on.
 #[test]
 fn loom_an_owner_and_a_drainer_that_opens_the_door_again() {
-    crate::sync::model(|| {
-        let model = Model::new();
-        let owner = {
-            let model = model.clone();
-            thread::spawn(move || {
-                let first = model.take();
-                first.into_iter().for_each(|f| model.put(f));
-            })
-        };
-        model.drain(true);
-        owner.join().unwrap();
-        assert_eq!(model.frames(), [1, 2]);
-    });
+    beside_a_drain(true, take_and_put, |model| assert_eq!(model.frames(), [1, 2]));
+}
+
+/// The quick way of [`Stock::pop`], but with `announced` after the owner has said that it is busy, and
+/// the order `end` when it says that it is not any more.
+fn careless_pop(model: &Model, announced: fn(), end: Ordering) {
+    model.stock.busy.store(true, Ordering::Relaxed);
+    announced();
+    if model.door.state.load(Ordering::Acquire) != CLOSED {
+        model.stock.pop_any();
+    }
+    model.stock.busy.store(false, end);
 }
 
 /// The canary: an owner that does not fence between saying that it is busy and looking at the door. Loom
@@ -122,41 +131,14 @@ fn loom_an_owner_and_a_drainer_that_opens_the_door_again() {
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn loom_finds_a_missing_fence() {
-    crate::sync::model(|| {
-        let model = Model::new();
-        let owner = {
-            let model = model.clone();
-            thread::spawn(move || {
-                model.stock.busy.store(true, Ordering::Relaxed);
-                if model.door.state.load(Ordering::Acquire) != CLOSED {
-                    model.stock.pop_any();
-                }
-                model.stock.busy.store(false, Ordering::Release);
-            })
-        };
-        model.drain(false);
-        owner.join().unwrap();
-    });
+    let owner = |model: &Model| careless_pop(model, || {}, Ordering::Release);
+    beside_a_drain(false, owner, |_| {});
 }
 
 /// Another canary: a section that ends without a release.
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn loom_finds_a_section_that_is_not_released() {
-    crate::sync::model(|| {
-        let model = Model::new();
-        let owner = {
-            let model = model.clone();
-            thread::spawn(move || {
-                model.stock.busy.store(true, Ordering::Relaxed);
-                fence(Ordering::SeqCst);
-                if model.door.state.load(Ordering::Acquire) != CLOSED {
-                    model.stock.pop_any();
-                }
-                model.stock.busy.store(false, Ordering::Relaxed);
-            })
-        };
-        model.drain(false);
-        owner.join().unwrap();
-    });
+    let owner = |model: &Model| careless_pop(model, || fence(Ordering::SeqCst), Ordering::Relaxed);
+    beside_a_drain(false, owner, |_| {});
 }

@@ -6,6 +6,7 @@
 
 use crate::PAGE_SIZE;
 use crate::windows::error::MapError;
+use crate::windows::local::LocalWindows;
 use crate::windows::map::MapWindows;
 use crate::windows::page::{MapPage, MapPageMut, PageView, PageViewMut};
 use crate::windows::task::TaskWindows;
@@ -34,7 +35,7 @@ pub trait Mapper {
 }
 
 macro_rules! mapper {
-    ($(#[$doc:meta] $windows:ty),*) => {$(
+    ($(#[$doc:meta] $windows:ty: $map:ident, $map_mut:ident;)*) => {$(
         #[$doc]
         impl Mapper for $windows {
             #[inline]
@@ -43,7 +44,7 @@ macro_rules! mapper {
                 page: &P,
                 look: impl FnOnce(&[u8; PAGE_SIZE]) -> R,
             ) -> Result<R, MapError> {
-                self.try_map(page).map(|bytes| look(&bytes))
+                self.$map(page).map(|bytes| look(&bytes))
             }
 
             #[inline]
@@ -52,7 +53,7 @@ macro_rules! mapper {
                 page: &mut P,
                 change: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R,
             ) -> Result<R, MapError> {
-                self.try_map_mut(page).map(|mut bytes| change(&mut bytes))
+                self.$map_mut(page).map(|mut bytes| change(&mut bytes))
             }
         }
     )*};
@@ -60,13 +61,15 @@ macro_rules! mapper {
 
 mapper! {
     /// Maps without waiting; see [`MapWindows::try_map`].
-    MapWindows,
+    MapWindows: try_map, try_map_mut;
     /// Maps without waiting; see [`MapWindows::try_map`].
-    &MapWindows,
+    &MapWindows: try_map, try_map_mut;
     /// Maps without waiting; see [`TaskWindows::try_map`].
-    TaskWindows,
+    TaskWindows: try_map, try_map_mut;
     /// Maps without waiting; see [`TaskWindows::try_map`].
-    &TaskWindows
+    &TaskWindows: try_map, try_map_mut;
+    /// Maps in the next window of the stack; see [`LocalWindows::map`].
+    LocalWindows: map, map_mut;
 }
 
 /// Shows low pages only: for who has no high ones, and wants no windows.
@@ -144,8 +147,7 @@ pub enum CursorError {
 #[derive(Debug)]
 pub struct PageCursor<'p, P> {
     pages: &'p [P],
-    at: usize,
-    end: usize,
+    rest: Rest,
 }
 
 impl<P> Clone for PageCursor<'_, P> {
@@ -154,13 +156,33 @@ impl<P> Clone for PageCursor<'_, P> {
     }
 }
 
-/// The end of a stretch of a vector of `pages` pages.
-fn stretch(pages: usize, page_base: usize, page_len: usize) -> Result<usize, CursorError> {
-    let remaining = (pages * PAGE_SIZE).saturating_sub(page_base);
-    if page_len > remaining {
-        return Err(CursorError::End { wanted: page_len, remaining });
+/// What is left of a stretch: bytes of the vector, counted from its start.
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    at: usize,
+    end: usize,
+}
+
+impl Rest {
+    /// A whole stretch of a vector of `pages` pages.
+    fn new(pages: usize, page_base: usize, page_len: usize) -> Result<Rest, CursorError> {
+        let remaining = (pages * PAGE_SIZE).saturating_sub(page_base);
+        if page_len > remaining {
+            return Err(CursorError::End { wanted: page_len, remaining });
+        }
+        Ok(Rest { at: page_base, end: page_base + page_len })
     }
-    Ok(page_base + page_len)
+
+    fn len(self) -> usize {
+        self.end - self.at
+    }
+
+    fn check(self, wanted: usize) -> Result<(), CursorError> {
+        match self.len() {
+            remaining if wanted > remaining => Err(CursorError::End { wanted, remaining }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The piece of the page at `at`: where in it, and how much up to `left`.
@@ -179,25 +201,18 @@ impl<'p, P: MapPage> PageCursor<'p, P> {
         page_base: usize,
         page_len: usize,
     ) -> Result<PageCursor<'p, P>, CursorError> {
-        let end = stretch(pages.len(), page_base, page_len)?;
-        Ok(PageCursor { pages, at: page_base, end })
+        let rest = Rest::new(pages.len(), page_base, page_len)?;
+        Ok(PageCursor { pages, rest })
     }
 
     /// Bytes from here to the end of the stretch.
     pub fn remaining(&self) -> usize {
-        self.end - self.at
+        self.rest.len()
     }
 
     /// Where it is, in bytes from the start of the vector.
     pub fn position(&self) -> usize {
-        self.at
-    }
-
-    fn check(&self, wanted: usize) -> Result<(), CursorError> {
-        match self.remaining() {
-            remaining if wanted > remaining => Err(CursorError::End { wanted, remaining }),
-            _ => Ok(()),
-        }
+        self.rest.at
     }
 
     /// Passes over `bytes` without looking at them.
@@ -205,8 +220,8 @@ impl<'p, P: MapPage> PageCursor<'p, P> {
     /// # Errors
     /// When fewer are left.
     pub fn skip(&mut self, bytes: usize) -> Result<(), CursorError> {
-        self.check(bytes)?;
-        self.at += bytes;
+        self.rest.check(bytes)?;
+        self.rest.at += bytes;
         Ok(())
     }
 
@@ -221,15 +236,15 @@ impl<'p, P: MapPage> PageCursor<'p, P> {
         limit: usize,
         mut look: impl FnMut(&[u8]),
     ) -> Result<usize, CursorError> {
-        let end = self.at.saturating_add(limit).min(self.end);
-        let mut at = self.at;
+        let end = self.rest.at.saturating_add(limit).min(self.rest.end);
+        let mut at = self.rest.at;
         while at < end {
             let (page, range) = piece(at, end - at);
             at += range.len();
             mapper.with(&self.pages[page], |bytes| look(&bytes[range]))?;
         }
-        let passed = at - self.at;
-        self.at = at;
+        let passed = at - self.rest.at;
+        self.rest.at = at;
         Ok(passed)
     }
 
@@ -238,7 +253,7 @@ impl<'p, P: MapPage> PageCursor<'p, P> {
     /// # Errors
     /// When fewer are left, or a page cannot be mapped; then `out` may be written in part.
     pub fn copy_to(&mut self, mapper: &mut impl Mapper, out: &mut [u8]) -> Result<(), CursorError> {
-        self.check(out.len())?;
+        self.rest.check(out.len())?;
         let mut done = 0;
         self.for_each(mapper, out.len(), |bytes| {
             out[done..][..bytes.len()].copy_from_slice(bytes);
@@ -259,14 +274,14 @@ impl<'p, P: MapPage> PageCursor<'p, P> {
         scratch: &mut [u8],
         look: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, CursorError> {
-        self.check(len)?;
+        self.rest.check(len)?;
         if len == 0 {
             return Ok(look(&[]));
         }
-        let (page, range) = piece(self.at, len);
+        let (page, range) = piece(self.rest.at, len);
         if range.len() == len {
             let seen = mapper.with(&self.pages[page], |bytes| look(&bytes[range]))?;
-            self.at += len;
+            self.rest.at += len;
             return Ok(seen);
         }
         let held = scratch.len();
@@ -281,8 +296,7 @@ impl<'p, P: MapPage> PageCursor<'p, P> {
 #[derive(Debug)]
 pub struct PageCursorMut<'p, P> {
     pages: &'p mut [P],
-    at: usize,
-    end: usize,
+    rest: Rest,
 }
 
 impl<'p, P: MapPageMut> PageCursorMut<'p, P> {
@@ -295,18 +309,18 @@ impl<'p, P: MapPageMut> PageCursorMut<'p, P> {
         page_base: usize,
         page_len: usize,
     ) -> Result<PageCursorMut<'p, P>, CursorError> {
-        let end = stretch(pages.len(), page_base, page_len)?;
-        Ok(PageCursorMut { pages, at: page_base, end })
+        let rest = Rest::new(pages.len(), page_base, page_len)?;
+        Ok(PageCursorMut { pages, rest })
     }
 
     /// Bytes from here to the end of the stretch.
     pub fn remaining(&self) -> usize {
-        self.end - self.at
+        self.rest.len()
     }
 
     /// Where it is, in bytes from the start of the vector.
     pub fn position(&self) -> usize {
-        self.at
+        self.rest.at
     }
 
     /// Writes `data` from here on, page by page, and passes over it.
@@ -314,20 +328,17 @@ impl<'p, P: MapPageMut> PageCursorMut<'p, P> {
     /// # Errors
     /// When fewer bytes are left, or a page cannot be mapped; then pages before it are written.
     pub fn copy_from(&mut self, mapper: &mut impl Mapper, data: &[u8]) -> Result<(), CursorError> {
-        let remaining = self.remaining();
-        if data.len() > remaining {
-            return Err(CursorError::End { wanted: data.len(), remaining });
-        }
-        let mut rest = data;
-        let mut at = self.at;
-        while !rest.is_empty() {
-            let (page, range) = piece(at, rest.len());
-            let (now, later) = rest.split_at(range.len());
+        self.rest.check(data.len())?;
+        let mut data = data;
+        let mut at = self.rest.at;
+        while !data.is_empty() {
+            let (page, range) = piece(at, data.len());
+            let (now, later) = data.split_at(range.len());
             at += range.len();
             mapper.with_mut(&mut self.pages[page], |bytes| bytes[range].copy_from_slice(now))?;
-            rest = later;
+            data = later;
         }
-        self.at = at;
+        self.rest.at = at;
         Ok(())
     }
 
@@ -341,14 +352,14 @@ impl<'p, P: MapPageMut> PageCursorMut<'p, P> {
         mapper: &mut impl Mapper,
         change: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, CursorError> {
-        if self.at == self.end {
+        if self.rest.len() == 0 {
             return Ok(0);
         }
-        let (page, range) = piece(self.at, self.end - self.at);
+        let (page, range) = piece(self.rest.at, self.rest.len());
         let room = range.len();
         let wrote = mapper.with_mut(&mut self.pages[page], |bytes| change(&mut bytes[range]))?;
         assert!(wrote <= room, "no more than was shown can have been written");
-        self.at += wrote;
+        self.rest.at += wrote;
         Ok(wrote)
     }
 }

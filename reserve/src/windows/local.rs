@@ -71,7 +71,6 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use crate::PAGE_SIZE;
-use crate::windows::cursor::Mapper;
 use crate::windows::error::{MapError, WindowsError};
 use crate::windows::high::{HighPage, HighPool};
 use crate::windows::page::{MapPage, MapPageMut, PageView, PageViewMut};
@@ -227,26 +226,6 @@ impl fmt::Debug for LocalWindows {
             .field("hits", &self.hits)
             .field("misses", &self.misses)
             .finish()
-    }
-}
-
-impl Mapper for LocalWindows {
-    #[inline]
-    fn with<P: MapPage + ?Sized, R>(
-        &mut self,
-        page: &P,
-        look: impl FnOnce(&[u8; PAGE_SIZE]) -> R,
-    ) -> Result<R, MapError> {
-        self.map(page).map(|bytes| look(&bytes))
-    }
-
-    #[inline]
-    fn with_mut<P: MapPageMut + ?Sized, R>(
-        &mut self,
-        page: &mut P,
-        change: impl FnOnce(&mut [u8; PAGE_SIZE]) -> R,
-    ) -> Result<R, MapError> {
-        self.map_mut(page).map(|mut bytes| change(&mut bytes))
     }
 }
 
