@@ -9,7 +9,8 @@
 //! - `requests`: where requests come in and go out;
 //! - `calls`: a request as a series of calls, one outstanding at a time, until it is done;
 //! - `startup`: the control calls that lead to the file's handle;
-//! - `stream`: the [`Session`](netswap_net::Session) side: connecting, sending, timers;
+//! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
+//!   `link`, beside this folder, keeps the connection, for the lister too;
 //! - `receive`: replies, taken in place.
 //!
 //! # Invariants
