@@ -52,39 +52,14 @@ fn refused(args: &[&str]) -> String {
 }
 
 /// Command lines that print, one of each subcommand, and the help.
-const PRINTING: [&[&str]; 7] = [
-    &["plan"],
-    &["completions", "bash"],
-    &[
-        "sim",
-        "--ram",
-        "4MiB",
-        "--overcommit",
-        "1.5",
-        "--rounds",
-        "1",
-        "--backend",
-        "nfs",
-        "--ablate",
-        "none",
-    ],
-    &[
-        "sim",
-        "--ram",
-        "4MiB",
-        "--overcommit",
-        "1.5",
-        "--rounds",
-        "1",
-        "--backend",
-        "nfs",
-        "--ablate",
-        "none",
-        "--json",
-    ],
-    &["stress", "--seeds", "0..2", "--jobs", "1", "--show"],
-    &["--help"],
-    &["sim", "--help"],
+const PRINTING: [&str; 7] = [
+    "plan",
+    "completions bash",
+    "sim --ram 4MiB --overcommit 1.5 --rounds 1 --backend nfs --ablate none",
+    "sim --ram 4MiB --overcommit 1.5 --rounds 1 --backend nfs --ablate none --json",
+    "stress --seeds 0..2 --jobs 1 --show",
+    "--help",
+    "sim --help",
 ];
 
 #[test]
@@ -93,7 +68,8 @@ fn a_reader_that_is_gone_ends_the_command_without_a_word() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = Command::new(env!("CARGO_BIN_EXE_netswap"));
-        let output = command.args(args).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let output =
+            command.args(args.split(' ')).stdout(writer).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{args:?}: {}", stderr(&output));
         assert_eq!(stderr(&output), "", "{args:?}");
     }
@@ -105,7 +81,8 @@ fn a_full_disk_is_an_error_of_one_line() {
     for args in PRINTING {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_netswap"));
-        let output = command.args(args).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let output =
+            command.args(args.split(' ')).stdout(full).stderr(Stdio::piped()).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {}", stderr(&output));
         let text = stderr(&output);
         assert!(text.starts_with("netswap: cannot write the output: "), "{args:?}: {text}");

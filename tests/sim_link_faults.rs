@@ -3,16 +3,8 @@
 
 mod common;
 
-use netswap::scenario::Scenario;
+use common::survives;
 use netswap::units::{Bytes, Nanos, Share};
-
-fn survives(fault: &'static str, change: impl FnOnce(&mut Scenario)) {
-    let mut scenario = common::small();
-    change(&mut scenario);
-    for row in common::must_complete_on_both(&scenario) {
-        assert!(row.faults[fault] > 0, "{fault} never happened: {:?}", row.faults);
-    }
-}
 
 #[test]
 fn one_percent_loss() {

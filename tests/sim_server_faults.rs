@@ -4,18 +4,11 @@
 
 mod common;
 
+use common::survives;
 use netswap::report::Outcome;
-use netswap::scenario::{OnFailure, Scenario, Store};
+use netswap::scenario::{OnFailure, Store};
 use netswap::units::{Nanos, Share};
 use netswap::world::{RunSpec, run};
-
-fn survives(fault: &'static str, change: impl FnOnce(&mut Scenario)) {
-    let mut scenario = common::small();
-    change(&mut scenario);
-    for row in common::must_complete_on_both(&scenario) {
-        assert!(row.faults[fault] > 0, "{fault} never happened: {:?}", row.faults);
-    }
-}
 
 #[test]
 fn restarts_that_forget_connections() {

@@ -13,6 +13,7 @@
 
 pub mod client;
 pub mod dir;
+mod link;
 pub mod lister;
 mod message;
 pub mod mount;

@@ -4,39 +4,11 @@
 //! Method: a global allocator counts what this thread allocates, and is first shown to catch a
 //! planted allocation. The backend keeps its requests in an array.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
+use counting::allocations;
 use netswap_reserve::{PagePool, PoolConfig, Span, Time};
 use netswap_swap::*;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on unchanged to the system's allocator, which upholds the contract.
-// The counter is a constant-initialised thread local without a destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's obligations are those of `System.alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: `ptr` came from `System` through `alloc` above, with this layout.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
-fn allocations() -> u64 {
-    ALLOCATIONS.with(Cell::get)
-}
 
 struct Bits(Vec<(bool, bool)>);
 
@@ -87,9 +59,7 @@ impl Run {
 
 #[test]
 fn the_counter_catches_a_planted_allocation() {
-    let before = allocations();
-    drop(std::hint::black_box(Box::new(1)));
-    assert_eq!(allocations(), before + 1);
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1);
 }
 
 #[test]
@@ -104,22 +74,27 @@ fn paging_allocates_nothing() {
         ids.push(run.pager.add_area(run.now, backend, AreaOptions::new(name)));
         run.settle(|event| matches!(event, PagerEvent::AreaOn { .. }));
     }
-    let before = allocations();
-    let range = run.pager.map_anonymous(500);
-    for round in 0..4 {
-        for page in range.start.0..range.end.0 {
-            run.touch(page, if round % 2 == 0 { Access::Write } else { Access::Read });
+    let count = allocations(|| {
+        let range = run.pager.map_anonymous(500);
+        for round in 0..4 {
+            for page in range.start.0..range.end.0 {
+                run.touch(page, if round % 2 == 0 { Access::Write } else { Access::Read });
+            }
+            let faults = MemFaults {
+                io_error: 3000,
+                replayed: 300,
+                damaged_read: 200,
+                ..MemFaults::default()
+            };
+            run.pager.backend_mut(ids[0]).set_faults(faults);
         }
-        let faults =
-            MemFaults { io_error: 3000, replayed: 300, damaged_read: 200, ..MemFaults::default() };
-        run.pager.backend_mut(ids[0]).set_faults(faults);
-    }
-    run.pager.backend_mut(ids[0]).set_faults(MemFaults::default());
-    run.pager.swapoff(run.now, ids[0]);
-    run.settle(|event| matches!(event, PagerEvent::AreaOff { .. }));
-    run.pager.unmap(run.now, &mut run.bits, range);
+        run.pager.backend_mut(ids[0]).set_faults(MemFaults::default());
+        run.pager.swapoff(run.now, ids[0]);
+        run.settle(|event| matches!(event, PagerEvent::AreaOff { .. }));
+        run.pager.unmap(run.now, &mut run.bits, range);
+    });
     let stats = *run.pager.stats();
-    assert_eq!(allocations() - before, 0, "{stats:?}");
+    assert_eq!(count, 0, "{stats:?}");
     assert!(
         stats.page_ins > 500 && stats.page_outs > 500 && stats.retries > 0 && stats.rereads > 0
     );

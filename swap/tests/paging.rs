@@ -2,20 +2,30 @@
 
 mod common;
 
+use std::ops::Range;
+
 use common::World;
 use netswap_reserve::{Span, Time};
 use netswap_swap::*;
 
-fn latency() -> (Span, Span) {
-    (Span::from_micros(100), Span::from_micros(100))
+/// A formatted store that takes a while for each request.
+fn slow_store(slots: u32) -> MemBackend {
+    MemBackend::formatted(slots).with_latency(Span::from_micros(100), Span::from_micros(100))
+}
+
+/// Two tasks, an area, and 400 pages that were written, of which memory holds a third.
+fn under_pressure() -> (World, AreaId, Range<PageId>) {
+    let mut world = World::new(128, 2, 600);
+    let id = world.area(slow_store(800), AreaOptions::new("a"));
+    let range = world.map(400);
+    world.write_all(&range);
+    (world, id, range)
 }
 
 #[test]
 fn a_page_under_writeback_is_mapped_back_without_a_read() {
     let mut world = World::new(128, 1, 400);
-    let (least, most) = latency();
-    let id =
-        world.area(MemBackend::formatted(600).with_latency(least, most), AreaOptions::new("a"));
+    let id = world.area(slow_store(600), AreaOptions::new("a"));
     let range = world.map(110);
     for page in range.start.0..range.end.0 {
         world.touch(0, PageId(page), Some(9));
@@ -69,8 +79,7 @@ fn clean_pages_are_dropped_without_a_write_and_dirtied_ones_are_written_again() 
 fn many_tasks_that_scan_at_once_are_read_ahead_in_long_requests() {
     let (tasks, each) = (16, 256);
     let mut world = World::new(1024, tasks, tasks * each);
-    let (least, most) = latency();
-    let backend = MemBackend::formatted(tasks * each + 100).with_latency(least, most);
+    let backend = slow_store(tasks * each + 100);
     world.area(backend, AreaOptions::new("a"));
     let parts: Vec<_> = (0..tasks).map(|_| world.map(each)).collect();
     let mut at = vec![0; tasks as usize];
@@ -143,12 +152,7 @@ fn pages_of_a_file_are_read_dropped_and_private_once_written() {
 
 #[test]
 fn unmapping_while_pages_are_in_transit_frees_them_when_their_requests_end() {
-    let mut world = World::new(128, 2, 600);
-    let (least, most) = latency();
-    let id =
-        world.area(MemBackend::formatted(800).with_latency(least, most), AreaOptions::new("a"));
-    let range = world.map(400);
-    world.write_all(&range);
+    let (mut world, id, range) = under_pressure();
     world.settle();
     assert_eq!(world.touch(1, range.start, None), Fault::Waits);
     world.pager.backend_mut(id).hold(true);
@@ -163,12 +167,7 @@ fn unmapping_while_pages_are_in_transit_frees_them_when_their_requests_end() {
 
 #[test]
 fn shutdown_fails_who_waits_and_gives_everything_back() {
-    let mut world = World::new(128, 2, 600);
-    let (least, most) = latency();
-    let id =
-        world.area(MemBackend::formatted(800).with_latency(least, most), AreaOptions::new("a"));
-    let range = world.map(400);
-    world.write_all(&range);
+    let (mut world, id, range) = under_pressure();
     assert_eq!(world.touch(1, range.start, None), Fault::Waits);
     world.pager.shutdown(world.now, &mut world.tables);
     world.settle();
@@ -238,8 +237,7 @@ fn waiters_for_a_frame_are_served_in_the_order_they_came() {
 #[test]
 fn what_the_pager_holds_stays_above_the_min_watermark() {
     let mut world = World::new(256, 2, 2000);
-    let (least, most) = latency();
-    world.area(MemBackend::formatted(2100).with_latency(least, most), AreaOptions::new("a"));
+    world.area(slow_store(2100), AreaOptions::new("a"));
     let range = world.map(1500);
     world.write_all(&range);
     world.read_all(&range);

@@ -38,3 +38,12 @@ pub(crate) fn must_complete(scenario: &Scenario, store: Store) -> Row {
 pub(crate) fn must_complete_on_both(scenario: &Scenario) -> [Row; 2] {
     Store::ALL.map(|store| must_complete(scenario, store))
 }
+
+/// A small host completes over both stores with the fault that `change` asks for, and the fault happened.
+pub(crate) fn survives(fault: &'static str, change: impl FnOnce(&mut Scenario)) {
+    let mut scenario = small();
+    change(&mut scenario);
+    for row in must_complete_on_both(&scenario) {
+        assert!(row.faults[fault] > 0, "{fault} never happened: {:?}", row.faults);
+    }
+}

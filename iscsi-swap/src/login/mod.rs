@@ -109,43 +109,22 @@ struct Spec {
 }
 
 const SPECS: [Spec; 11] = [
-    Spec {
-        key: Key::MaxConnections,
-        name: "MaxConnections",
-        rule: Rule::Min(1, 65535),
-        default: 1,
-    },
-    Spec { key: Key::InitialR2T, name: "InitialR2T", rule: Rule::Or, default: 1 },
-    Spec { key: Key::ImmediateData, name: "ImmediateData", rule: Rule::And, default: 1 },
-    Spec { key: Key::MaxBurstLength, name: "MaxBurstLength", rule: SEGMENT, default: 262_144 },
-    Spec { key: Key::FirstBurstLength, name: "FirstBurstLength", rule: SEGMENT, default: 65536 },
-    Spec {
-        key: Key::DefaultTime2Wait,
-        name: "DefaultTime2Wait",
-        rule: Rule::Max(0, 3600),
-        default: 2,
-    },
-    Spec {
-        key: Key::DefaultTime2Retain,
-        name: "DefaultTime2Retain",
-        rule: Rule::Min(0, 3600),
-        default: 20,
-    },
-    Spec {
-        key: Key::MaxOutstandingR2T,
-        name: "MaxOutstandingR2T",
-        rule: Rule::Min(1, 65535),
-        default: 1,
-    },
-    Spec { key: Key::DataPduInOrder, name: "DataPDUInOrder", rule: Rule::Or, default: 1 },
-    Spec { key: Key::DataSequenceInOrder, name: "DataSequenceInOrder", rule: Rule::Or, default: 1 },
-    Spec {
-        key: Key::ErrorRecoveryLevel,
-        name: "ErrorRecoveryLevel",
-        rule: Rule::Min(0, 2),
-        default: 0,
-    },
+    spec(Key::MaxConnections, "MaxConnections", Rule::Min(1, 65535), 1),
+    spec(Key::InitialR2T, "InitialR2T", Rule::Or, 1),
+    spec(Key::ImmediateData, "ImmediateData", Rule::And, 1),
+    spec(Key::MaxBurstLength, "MaxBurstLength", SEGMENT, 262_144),
+    spec(Key::FirstBurstLength, "FirstBurstLength", SEGMENT, 65536),
+    spec(Key::DefaultTime2Wait, "DefaultTime2Wait", Rule::Max(0, 3600), 2),
+    spec(Key::DefaultTime2Retain, "DefaultTime2Retain", Rule::Min(0, 3600), 20),
+    spec(Key::MaxOutstandingR2T, "MaxOutstandingR2T", Rule::Min(1, 65535), 1),
+    spec(Key::DataPduInOrder, "DataPDUInOrder", Rule::Or, 1),
+    spec(Key::DataSequenceInOrder, "DataSequenceInOrder", Rule::Or, 1),
+    spec(Key::ErrorRecoveryLevel, "ErrorRecoveryLevel", Rule::Min(0, 2), 0),
 ];
+
+const fn spec(key: Key, name: &'static str, rule: Rule, default: u32) -> Spec {
+    Spec { key, name, rule, default }
+}
 
 impl Rule {
     fn is_boolean(self) -> bool {

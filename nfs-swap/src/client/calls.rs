@@ -8,9 +8,8 @@ use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 use netswap_swap::{BackendState, StoreError, Stored, backend::BATCH_PAGES_MAX};
 
-use super::{
-    Call, CallState, Conn, GARBAGE_MAX, HEAD_BYTES, NfsBackend, Target, Verb, total_bytes,
-};
+use super::{Call, CallState, GARBAGE_MAX, HEAD_BYTES, NfsBackend, Verb, total_bytes};
+use crate::link::Target;
 use crate::message::encode_message;
 use crate::proto::{self, Nfsstat3, ReadOk, StableHow, WriteOk, procs};
 use crate::rpc::{self, AcceptStat, ReplyStat};
@@ -72,7 +71,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Queues the encoded call of `i`, or lets it wait for a connection.
     pub(super) fn enqueue(&mut self, now: Time, i: usize) {
-        let usable = self.conn == Conn::Open && (i == self.control() || self.target == Target::Nfs);
+        let usable =
+            self.link.is_open() && (i == self.control() || self.link.target() == Target::Nfs);
         if !usable {
             self.calls[i].state = CallState::Pending;
             return;
@@ -254,7 +254,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.stats.replies += 1;
         self.garbage_streak = 0;
         self.calls[i].garbage = 0;
-        self.backoff = self.config.reconnect_min;
+        self.link.reset_backoff(self.config.reconnect_min);
     }
 
     /// A READ or WRITE failed with a status.

@@ -9,7 +9,8 @@
 //! - `requests`: where requests come in and go out;
 //! - `calls`: a request as a series of calls, one outstanding at a time, until it is done;
 //! - `startup`: the control calls that lead to the file's handle;
-//! - `stream`: the [`Session`](netswap_net::Session) side: connecting, sending, timers;
+//! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
+//!   `link`, beside this folder, keeps the connection, for the lister too;
 //! - `receive`: replies, taken in place.
 //!
 //! # Invariants
@@ -33,7 +34,6 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
-use netswap_net::Action;
 use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
 use netswap_reserve::{Frame, PAGE_SIZE, Span, Time};
 use netswap_swap::{
@@ -41,6 +41,7 @@ use netswap_swap::{
     backend::BATCH_PAGES_MAX,
 };
 
+use crate::link::{Link, Target};
 use crate::message::CONTROL_HEAD_BYTES;
 use crate::pages::STAGE_BYTES;
 use crate::proto::FileHandle;
@@ -260,26 +261,6 @@ impl<P> Call<P> {
     }
 }
 
-/// Which service a connection is to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
-    Mount,
-    Nfs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Conn {
-    Down {
-        retry_at: Time,
-    },
-    Connecting {
-        since: Time,
-    },
-    Open,
-    /// An action that ends it was given out; `handle_disconnected` is awaited.
-    Closing,
-}
-
 /// A swap area in a file on an NFSv3 server.
 ///
 /// It is a [`SwapBackend`](netswap_swap::SwapBackend) to the pager and a [`Session`](netswap_net::Session) to the transport.
@@ -319,13 +300,7 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     blocked: usize,
     seq: u64,
 
-    conn: Conn,
-    target: Target,
-    last_target: Option<Target>,
-    action: Option<Action>,
-    backoff: Span,
-    /// The connection is closed only to open one to the other service: no wait.
-    switching: bool,
+    link: Link,
     /// Last time the transport took or gave a byte, or had something new to take.
     progress_at: Time,
     received_at: Time,
@@ -429,12 +404,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             done: VecDeque::with_capacity(n),
             blocked: 0,
             seq: 0,
-            conn: Conn::Down { retry_at: Time::ZERO },
-            target,
-            last_target: None,
-            action: None,
-            backoff: config.reconnect_min,
-            switching: false,
+            link: Link::new(Time::ZERO, target, config.reconnect_min),
             progress_at: Time::ZERO,
             received_at: Time::ZERO,
             garbage_streak: 0,
@@ -492,10 +462,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             if !call.is_active() {
                 continue;
             }
-            let phase = match (self.conn, call.state) {
-                (Conn::Open, CallState::Sent { .. }) => Phase::Sent,
-                (Conn::Open, _) => Phase::Queued,
-                _ => Phase::Disconnected,
+            let phase = match (self.link.is_open(), call.state) {
+                (true, CallState::Sent { .. }) => Phase::Sent,
+                (true, _) => Phase::Queued,
+                (false, _) => Phase::Disconnected,
             };
             visit(Outstanding {
                 id: call.id,

@@ -170,7 +170,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// Tries again to move what waits for a window.
     #[cold]
     pub(super) fn receive_bounced(&mut self, now: Time) {
-        if self.rx.bounced > 0 && self.conn == super::Conn::Open {
+        if self.rx.bounced > 0 && self.link.is_open() {
             // If its call has ended meanwhile, the bytes go nowhere.
             let n = std::mem::take(&mut self.rx.bounced);
             self.receive(now, n);
@@ -178,7 +178,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     }
 
     fn consume(&mut self, now: Time, mut bytes: &[u8]) -> Result<(), Garbage> {
-        while !bytes.is_empty() && self.conn == super::Conn::Open {
+        while !bytes.is_empty() && self.link.is_open() {
             let n = match self.rx.reader.next() {
                 RecordNext::Mark(_) => {
                     let n = self.rx.reader.push_mark(bytes).map_err(|e| e.what())?;

@@ -12,7 +12,8 @@ use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::{BackendState, StoreError};
 
 use super::calls::{Garbage, garbage};
-use super::{CallState, NfsBackend, Target};
+use super::{CallState, NfsBackend};
+use crate::link::Target;
 use crate::message::encode_message;
 use crate::mount;
 use crate::proto::{
@@ -152,7 +153,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.control_done();
                 mounted.map(|root| {
                     self.root = root;
-                    if self.target == Target::Mount {
+                    if self.link.target() == Target::Mount {
                         self.step = Step::Null;
                         self.switch_to(Target::Nfs);
                     } else {
@@ -323,7 +324,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     self.finish(now, i, Err(StoreError::Refused { code }));
                 }
             }
-            if self.target == Target::Mount {
+            if self.link.target() == Target::Mount {
                 self.switch_to(Target::Nfs);
             }
         } else {
@@ -333,8 +334,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Closes the connection to open one to the other service.
     fn switch_to(&mut self, target: Target) {
-        self.target = target;
-        self.switching = true;
+        self.link.switch_to(target);
         let half_sent = self.sent_front > 0;
         self.drop_connection(if half_sent { Action::Abort } else { Action::Close });
     }

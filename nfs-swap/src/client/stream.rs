@@ -10,13 +10,14 @@
 //! what a server's duplicate request cache knows us by.
 
 use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_reserve::Time;
 use netswap_reserve::windows::{MapPageMut, Mapper};
-use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
 
 use super::calls::message;
 use super::startup::Step;
-use super::{CallState, Conn, NfsBackend, Target, Verb};
+use super::{CallState, NfsBackend, Verb};
+use crate::link::Target;
 use crate::pages::{MAP_RETRY, is_high};
 
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
@@ -27,17 +28,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Gives up the connection by `action`, if there is one. The calls on it wait for the next.
     pub(super) fn drop_connection(&mut self, action: Action) {
-        match self.conn {
-            Conn::Down { .. } | Conn::Closing => {}
-            Conn::Connecting { .. } => {
-                self.conn = Conn::Closing;
-                self.action = Some(Action::Abort);
-            }
-            Conn::Open => {
-                self.conn = Conn::Closing;
-                self.action = Some(action);
-            }
-        }
+        self.link.give_up(action);
         self.detach();
     }
 
@@ -70,12 +61,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.finish(now, i, Err(StoreError::TimedOut));
             }
         }
-        match self.conn {
-            Conn::Connecting { since } if since + self.config.request_timeout <= now => {
-                self.drop_connection(Action::Abort);
-            }
-            Conn::Open if self.is_stalled(now) => self.drop_connection(Action::Abort),
-            _ => {}
+        if self.link.is_late(now, self.config.request_timeout) || self.is_stalled(now) {
+            self.drop_connection(Action::Abort);
         }
         for i in 0..self.calls.len() {
             match self.calls[i].state {
@@ -118,9 +105,13 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.arm(self.map_retry_at);
     }
 
+    fn is_sending(&self) -> bool {
+        self.link.is_open() && !self.sendq.is_empty()
+    }
+
     /// The transport has had something to take for a long time, and no byte went either way.
     fn is_stalled(&self, now: Time) -> bool {
-        !self.sendq.is_empty() && self.progress_at + self.config.request_timeout <= now
+        self.is_sending() && self.progress_at + self.config.request_timeout <= now
     }
 
     fn handle_silence(&mut self, now: Time, i: usize, sent_at: Time) {
@@ -141,13 +132,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     fn rearm(&mut self) {
         let timeout = self.config.request_timeout;
-        let mut next = match self.conn {
-            Conn::Down { retry_at } if self.wants_connection() => retry_at,
-            Conn::Connecting { since } => since + timeout,
-            Conn::Open if !self.sendq.is_empty() => self.progress_at + timeout,
-            _ => Time::MAX,
-        };
-        next = next.min(self.map_retry_at);
+        let mut next = self.link.deadline(self.wants_connection(), timeout).min(self.map_retry_at);
+        if self.is_sending() {
+            next = next.min(self.progress_at + timeout);
+        }
         for call in &self.calls {
             if !call.is_active() {
                 continue;
@@ -169,12 +157,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
 impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
     fn handle_connected(&mut self, now: Time) {
-        if !matches!(self.conn, Conn::Connecting { .. }) {
+        if !self.link.handle_connected() {
             return;
         }
-        self.conn = Conn::Open;
         self.stats.connections += 1;
-        self.last_target = Some(self.target);
         self.progress_at = now;
         self.received_at = now;
         let control = self.control();
@@ -183,7 +169,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         } else if self.step != Step::Idle && self.calls[control].state == CallState::Free {
             self.begin_step(now);
         }
-        if self.target == Target::Nfs {
+        if self.link.target() == Target::Nfs {
             for i in 0..control {
                 if self.calls[i].state == CallState::Pending {
                     self.enqueue(now, i);
@@ -193,23 +179,18 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
     }
 
     fn handle_disconnected(&mut self, now: Time, why: Disconnect) {
-        if !self.switching {
+        if !self.link.is_switching() {
             tracing::debug!(server = %self.config.label, %why, "disconnected");
         }
         self.detach();
-        self.action = None;
-        let wait = if std::mem::take(&mut self.switching) { Span::ZERO } else { self.backoff };
-        if wait > Span::ZERO {
-            self.backoff = (self.backoff * 2).min(self.config.reconnect_max);
-        }
-        self.conn = Conn::Down { retry_at: now + wait };
+        let retry_at = self.link.handle_disconnected(now, self.config.reconnect_max);
         if self.wants_connection() {
-            self.arm(now + wait);
+            self.arm(retry_at);
         }
     }
 
     fn recv_buffer(&mut self) -> &mut [u8] {
-        if self.conn != Conn::Open {
+        if !self.link.is_open() {
             return &mut [];
         }
         self.receive_into()
@@ -219,14 +200,14 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         if n == 0 {
             return;
         }
-        assert!(self.conn == Conn::Open, "bytes received without a buffer");
+        assert!(self.link.is_open(), "bytes received without a buffer");
         self.progress_at = now;
         self.received_at = now;
         self.receive(now, n);
     }
 
     fn poll_send<'a>(&'a mut self, now: Time, out: &mut SendVec<'a>) {
-        if self.conn != Conn::Open {
+        if !self.link.is_open() {
             return;
         }
         if let Some(front) = self.sendq.front() {
@@ -283,22 +264,12 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
     }
 
     fn poll_action(&mut self, now: Time) -> Option<Action> {
-        if let Some(action) = self.action.take() {
-            return Some(action);
+        let wanted = self.wants_connection();
+        let action = self.link.poll_action(now, wanted, self.config.server, self.config.mount);
+        if matches!(action, Some(Action::Connect { .. })) {
+            self.arm(now + self.config.request_timeout);
         }
-        match self.conn {
-            Conn::Down { retry_at } if retry_at <= now && self.wants_connection() => {
-                self.conn = Conn::Connecting { since: now };
-                self.arm(now + self.config.request_timeout);
-                let remote = match (self.target, self.config.mount) {
-                    (Target::Mount, Some(mount)) => mount,
-                    _ => self.config.server,
-                };
-                let same_port = self.last_target == Some(self.target);
-                Some(Action::Connect { remote, same_port })
-            }
-            _ => None,
-        }
+        action
     }
 
     fn poll_deadline(&self) -> Option<Time> {

@@ -25,18 +25,18 @@
 mod stream;
 mod types;
 
-use netswap_net::Action;
 use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
-use netswap_reserve::{Frame, PAGE_SIZE, Span, Time};
+use netswap_reserve::{Frame, PAGE_SIZE, Time};
 
 use crate::dir::{DirArgs, DirError, DirHead, DirProc, DirReader, DirRecord};
+use crate::link::{Link, Target};
 use crate::message::{CONTROL_HEAD_BYTES, encode_message};
 use crate::mount;
 use crate::pages::MAP_RETRY;
 use crate::proto::{self, FileHandle, LookupOk, NAME_BYTES_MAX, Nfsstat3, procs};
 use crate::rpc::{self, AcceptStat, AuthSys, ReplyStat};
 use crate::xdr::{Decoder, XdrError};
-use stream::{Conn, Phase, Receiver, Target};
+use stream::{Phase, Receiver};
 pub use types::{ListError, ListEvent, ListStats, ListerConfig};
 
 /// Garbage replies in a row after which the listing fails: as the client's.
@@ -134,12 +134,7 @@ pub struct NfsLister<P = Frame, M = Direct> {
     restarted: bool,
     end_given: bool,
 
-    conn: Conn,
-    target: Target,
-    last_target: Option<Target>,
-    action: Option<Action>,
-    switching: bool,
-    backoff: Span,
+    link: Link,
     phase: Phase,
     xid: u32,
     head: Box<[u8]>,
@@ -196,12 +191,7 @@ impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
             page: None,
             restarted: false,
             end_given: false,
-            conn: Conn::Down { retry_at: now },
-            target,
-            last_target: None,
-            action: None,
-            switching: false,
-            backoff: config.reconnect_min,
+            link: Link::new(now, target, config.reconnect_min),
             phase: Phase::Idle,
             xid: config.first_xid,
             head: vec![0; CONTROL_HEAD_BYTES].into(),
@@ -350,7 +340,7 @@ impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
     fn good_reply(&mut self) {
         self.stats.replies += 1;
         self.garbage = 0;
-        self.backoff = self.config.reconnect_min;
+        self.link.reset_backoff(self.config.reconnect_min);
         self.phase = Phase::Idle;
     }
 
@@ -379,7 +369,7 @@ impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
                 match mounted {
                     Ok(root) => {
                         (self.root, self.dir) = (root, root);
-                        if self.target == Target::Mount {
+                        if self.link.target() == Target::Mount {
                             self.step = match self.config.components().next() {
                                 Some(_) => Step::Lookup(0),
                                 None => Step::List,

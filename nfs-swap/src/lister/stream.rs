@@ -11,6 +11,7 @@ use netswap_reserve::{PAGE_SIZE, Span, Time};
 
 use super::{GARBAGE_MAX, ListError, NfsLister, Step};
 use crate::dir::DirHead;
+use crate::link::Target;
 use crate::message::{REPLY_HEAD_MAX, head_needs};
 use crate::pages::{MAP_RETRY, arrivals, land};
 use crate::rpc::{self, MARK_BYTES, RecordNext, RecordReader};
@@ -20,26 +21,6 @@ use crate::xdr::{Decoder, XdrError};
 const LIST_FIXED: usize = 8;
 /// What a record begins with: by it alone a reply is known to be ours.
 const XID_BYTES: usize = 4;
-
-/// Which service a connection is to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    Mount,
-    Nfs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Conn {
-    Down {
-        retry_at: Time,
-    },
-    Connecting {
-        since: Time,
-    },
-    Open,
-    /// An action that ends it was given out; `handle_disconnected` is awaited.
-    Closing,
-}
 
 /// Where the call is.
 ///
@@ -126,26 +107,16 @@ impl Receiver {
 impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
     /// Queues the encoded call, or lets it wait for a connection.
     pub(super) fn enqueue(&mut self, now: Time) {
-        self.phase = match self.conn {
-            Conn::Open => Phase::Sending { sent: 0, at: now },
-            _ => Phase::Pending,
+        self.phase = match self.link.is_open() {
+            true => Phase::Sending { sent: 0, at: now },
+            false => Phase::Pending,
         };
     }
 
     /// Gives up the connection by `action`, if there is one.
     fn drop_connection(&mut self, action: Action) {
-        match self.conn {
-            Conn::Down { .. } | Conn::Closing => {}
-            Conn::Connecting { .. } => {
-                self.conn = Conn::Closing;
-                self.action = Some(Action::Abort);
-            }
-            Conn::Open => {
-                self.conn = Conn::Closing;
-                let half_sent = matches!(self.phase, Phase::Sending { sent: 1.., .. });
-                self.action = Some(if half_sent { Action::Abort } else { action });
-            }
-        }
+        let half_sent = matches!(self.phase, Phase::Sending { sent: 1.., .. });
+        self.link.give_up(if half_sent { Action::Abort } else { action });
         self.detach();
     }
 
@@ -164,8 +135,7 @@ impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
 
     /// Closes the connection, to make the next call of the other service.
     pub(super) fn switch_to(&mut self, now: Time, target: Target) {
-        self.target = target;
-        self.switching = true;
+        self.link.switch_to(target);
         self.drop_connection(Action::Close);
         self.call_since = now;
         self.issue(now);
@@ -204,9 +174,7 @@ impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
             }
             _ => {}
         }
-        if let Conn::Connecting { since } = self.conn
-            && since + self.config.request_timeout <= now
-        {
+        if self.link.is_late(now, self.config.request_timeout) {
             self.drop_connection(Action::Abort);
         }
     }
@@ -348,11 +316,9 @@ fn list_head(head: &[u8]) -> Result<DirHead, &'static str> {
 
 impl<P: MapPageMut, M: Mapper> Session for NfsLister<P, M> {
     fn handle_connected(&mut self, now: Time) {
-        if !matches!(self.conn, Conn::Connecting { .. }) {
+        if !self.link.handle_connected() {
             return;
         }
-        self.conn = Conn::Open;
-        self.last_target = Some(self.target);
         self.rx.reset();
         if self.phase == Phase::Pending {
             self.enqueue(now);
@@ -360,20 +326,15 @@ impl<P: MapPageMut, M: Mapper> Session for NfsLister<P, M> {
     }
 
     fn handle_disconnected(&mut self, now: Time, why: Disconnect) {
-        if !self.switching {
+        if !self.link.is_switching() {
             tracing::debug!(server = %self.config.server, %why, "disconnected");
         }
         self.detach();
-        self.action = None;
-        let wait = if std::mem::take(&mut self.switching) { Span::ZERO } else { self.backoff };
-        if wait > Span::ZERO {
-            self.backoff = (self.backoff * 2).min(self.config.reconnect_max);
-        }
-        self.conn = Conn::Down { retry_at: now + wait };
+        self.link.handle_disconnected(now, self.config.reconnect_max);
     }
 
     fn recv_buffer(&mut self) -> &mut [u8] {
-        if self.conn != Conn::Open {
+        if !self.link.is_open() {
             return &mut [];
         }
         let rx = &mut self.rx;
@@ -406,7 +367,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsLister<P, M> {
     }
 
     fn poll_send<'a>(&'a mut self, _now: Time, out: &mut SendVec<'a>) {
-        if let (Conn::Open, Phase::Sending { sent, .. }) = (self.conn, self.phase) {
+        if let (true, Phase::Sending { sent, .. }) = (self.link.is_open(), self.phase) {
             // One piece always fits; if not, it is shown the next time.
             let _ = out.try_push(&self.head[sent..self.head_len]);
         }
@@ -430,21 +391,8 @@ impl<P: MapPageMut, M: Mapper> Session for NfsLister<P, M> {
     }
 
     fn poll_action(&mut self, now: Time) -> Option<Action> {
-        if let Some(action) = self.action.take() {
-            return Some(action);
-        }
-        match self.conn {
-            Conn::Down { retry_at } if retry_at <= now && self.wants_connection() => {
-                self.conn = Conn::Connecting { since: now };
-                let remote = match (self.target, self.config.mount) {
-                    (Target::Mount, Some(mount)) => mount,
-                    _ => self.config.server,
-                };
-                let same_port = self.last_target == Some(self.target);
-                Some(Action::Connect { remote, same_port })
-            }
-            _ => None,
-        }
+        let wanted = self.wants_connection();
+        self.link.poll_action(now, wanted, self.config.server, self.config.mount)
     }
 
     fn poll_deadline(&self) -> Option<Time> {
@@ -457,11 +405,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsLister<P, M> {
             Phase::Sent { at } | Phase::Sending { at, .. } => at + self.patience(),
             Phase::Pending | Phase::Unread { .. } | Phase::Idle => Time::MAX,
         };
-        let of_conn = match self.conn {
-            Conn::Down { retry_at } if self.wants_connection() => retry_at,
-            Conn::Connecting { since } => since + self.config.request_timeout,
-            _ => Time::MAX,
-        };
+        let of_conn = self.link.deadline(self.wants_connection(), self.config.request_timeout);
         let give_up = self.call_since + self.config.give_up_after;
         Some(of_call.min(of_conn).min(give_up).min(retry.unwrap_or(Time::MAX)))
     }

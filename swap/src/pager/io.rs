@@ -286,10 +286,7 @@ impl<B: SwapBackend> Pager<B> {
             && (leaving || self.ios.get(io).waiters != NONE)
             && let Some(wait) = self.area(area).backoff(attempts)
         {
-            self.stats.retries += 1;
-            self.ios.get_mut(io).frames = pages;
-            self.ios.set_not_before(io, now + wait);
-            return self.link(io);
+            return self.retry(io, pages, now + wait);
         }
         drop(pages);
         let mut waiters = self.take_waiters(io);
@@ -320,6 +317,14 @@ impl<B: SwapBackend> Pager<B> {
             }
         }
         self.retry_waiters(now, mmu, waiters);
+    }
+
+    /// The same request once more, not before `at`.
+    fn retry(&mut self, io: u16, pages: PageVec, at: Time) {
+        self.stats.retries += 1;
+        self.ios.get_mut(io).frames = pages;
+        self.ios.set_not_before(io, at);
+        self.link(io);
     }
 
     fn write_done(
@@ -394,12 +399,7 @@ impl<B: SwapBackend> Pager<B> {
             (StoreError::TimedOut, _, Some(_)) => self.take_back(now, mmu, io, pages),
             // Nobody waits for a store while the page is in memory.
             (_, _, Some(_)) if wanted => self.take_back(now, mmu, io, pages),
-            (_, _, Some(wait)) => {
-                self.stats.retries += 1;
-                self.ios.get_mut(io).frames = pages;
-                self.ios.set_not_before(io, now + wait);
-                self.link(io);
-            }
+            (_, _, Some(wait)) => self.retry(io, pages, now + wait),
             (_, _, None) => self.fail_over(now, mmu, io, pages, error),
         }
     }
