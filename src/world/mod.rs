@@ -298,6 +298,9 @@ impl World<'_> {
                 MachineEvent::WrongContent(task, page) => {
                     hash.add(now, Happened::WrongContent, task.0.into(), page.0.into());
                 }
+                MachineEvent::Transacted(task) => {
+                    hash.add(now, Happened::Transacted, task.0.into(), 0);
+                }
             }
         }
     }

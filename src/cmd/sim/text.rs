@@ -1,7 +1,7 @@
 //! What `netswap sim` says around its tables: what is run, what the rows mean, what follows.
 
 use netswap::report::{Outcome, Row, drops_table, protections, rows_table};
-use netswap::scenario::{Ablation, LinkSpec, Scenario};
+use netswap::scenario::{Ablation, HostSpec, LinkSpec, Scenario};
 use netswap::units::{Share, number};
 use netswap::world::QueueBounds;
 
@@ -30,6 +30,7 @@ pub(super) fn head(scenario: &Scenario, queues: &QueueBounds, args: &Args) -> St
             text += &format!(", then reads them {}", count(host.rounds.into(), "time"));
         }
         text += "\n";
+        text += &transactions(scenario);
     } else {
         text += &count(args.trace.len() as u64, "traced program");
         text += if args.trace.len() == 1 { ", a task" } else { ", a task each" };
@@ -51,6 +52,19 @@ pub(super) fn head(scenario: &Scenario, queues: &QueueBounds, args: &Args) -> St
         text += bounds_follow(queues);
     }
     text
+}
+
+/// What tasks do besides, if anything.
+fn transactions(scenario: &Scenario) -> String {
+    let HostSpec { transaction_pages: pages, transaction_every: every, .. } = scenario.host;
+    if pages == 0 {
+        return String::new();
+    }
+    format!(
+        "after each {} a task runs a transaction of {} that must not fail, kept until it ends\n",
+        count(every.into(), "page"),
+        count(pages.into(), "page"),
+    )
 }
 
 /// Every fault of the link that is on.
@@ -151,7 +165,8 @@ fn conclusion(rows: &[Row]) -> String {
             "With all protections on the host never stops, and every page is what was written.\n";
     }
     let is_off = |a: &Ablation| rows.iter().any(|row| row.ablate == [*a]);
-    if Ablation::ALL.iter().all(is_off) {
+    let headline = Scenario::default();
+    if Ablation::ALL.iter().filter(|a| headline.has_use_for(**a)).all(is_off) {
         text += "Without any one of them the same load ends in the cycle printed above.\n";
     } else if let Some(row) = rows.iter().find(|row| !row.ablate.is_empty()) {
         let off = protections(&row.ablate);
