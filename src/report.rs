@@ -253,7 +253,10 @@ pub fn rows_table(rows: &[Row]) -> String {
     if rows.iter().any(|row| row.transactions > 0) {
         let counts = rows.iter().map(|row| grouped(row.transactions));
         let column = std::iter::once("transactions".to_string()).chain(counts);
-        cells.iter_mut().zip(column).for_each(|(line, cell)| line.insert(TRANSACTIONS_COLUMN, cell));
+        cells
+            .iter_mut()
+            .zip(column)
+            .for_each(|(line, cell)| line.insert(TRANSACTIONS_COLUMN, cell));
     }
     table(&cells)
 }

@@ -59,13 +59,8 @@ pub enum Ablation {
 
 impl Ablation {
     /// All ablations.
-    pub const ALL: [Ablation; 5] = [
-        Ablation::Reserve,
-        Ablation::Tag,
-        Ablation::Drop,
-        Ablation::Scope,
-        Ablation::Reservation,
-    ];
+    pub const ALL: [Ablation; 5] =
+        [Ablation::Reserve, Ablation::Tag, Ablation::Drop, Ablation::Scope, Ablation::Reservation];
 
     /// Its name.
     pub fn name(self) -> &'static str {

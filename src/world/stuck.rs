@@ -133,7 +133,7 @@ impl<'w, 'b> Draw<'w, 'b> {
                 self.reclaim,
                 frames,
                 format!("lacks the frames of {what}"),
-                format!("{held} frames, {resident} pages besides"),
+                format!("{held} frames; {resident} pages are left to reclaim"),
             );
             for transaction in &open {
                 let task = transaction.task.0;

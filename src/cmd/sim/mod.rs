@@ -4,9 +4,10 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValuesParser;
 use netswap::plan::host_plan;
 use netswap::report::{Outcome as RowOutcome, Row, protections};
-use netswap::scenario::{Ablation, Scenario, Store, UnknownName};
+use netswap::scenario::{Ablation, Scenario, Store};
 use netswap::swap::lackey;
 use netswap::units::{BitRate, Bytes, Nanos, Share};
 use netswap::world::{self, RunSpec};
@@ -21,6 +22,8 @@ use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
   netswap sim --ram 16MiB --overcommit 2 --json  one JSON object a row
   netswap sim --scenario my.toml --seed 7        a scenario of your own
   netswap sim --ablate tag,drop                  two protections off in one run
+  netswap sim --scenario scenarios/transactions.toml --ablate reservation
+                                                 memory that must not fail, looped for: a deadlock
   valgrind --tool=lackey --trace-mem=yes ls 2>&1 | netswap sim --trace - --ram 4MiB")]
 pub(super) struct Args {
     /// Where pages go
@@ -68,11 +71,11 @@ pub(super) struct Args {
     /// Packets with one bit flipped, 0% to 100% [default: 0%]
     #[arg(long, value_name = "SHARE")]
     link_corrupt: Option<Share>,
-    /// Protections to switch off, all in one run: reserve, tag, drop, scope, reservation (of
-    /// transactions, see --transaction-pages), with commas between them or the option repeated; `none`,
-    /// alone, for the protected run alone [default: a run with all on, then one without each; of traces,
-    /// the run with all on]
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    /// Protections to switch off, all in one run, with commas between them or the option repeated
+    /// (reservation: that of transactions, see --transaction-pages); `none`, alone, for the protected run
+    /// alone [default: a run with all on, then one without each that there is use for; of traces, the run
+    /// with all on]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = ablation_names())]
     ablate: Vec<String>,
     /// Makes another run of the same scenario: any whole number below 2^64 [default: 0]
     #[arg(long)]
@@ -246,6 +249,11 @@ fn scenario(args: &Args) -> Result<Scenario, Failure> {
     Ok(scenario)
 }
 
+/// What `--ablate` takes.
+fn ablation_names() -> PossibleValuesParser {
+    Ablation::ALL.map(Ablation::name).into_iter().chain(["none"]).collect::<Vec<_>>().into()
+}
+
 /// The sets of protections to switch off, one a row.
 fn ablation_sets(args: &Args, scenario: &Scenario) -> Result<Vec<Vec<Ablation>>, Failure> {
     if args.ablate.is_empty() {
@@ -266,10 +274,7 @@ fn ablation_sets(args: &Args, scenario: &Scenario) -> Result<Vec<Vec<Ablation>>,
     }
     let mut set = Vec::new();
     for name in &args.ablate {
-        let ablation = name.parse().map_err(|mut unknown: UnknownName| {
-            unknown.known.push_str(", none");
-            Failure::usage(unknown)
-        })?;
+        let ablation = name.parse().map_err(Failure::usage)?;
         if !set.contains(&ablation) {
             set.push(ablation);
         }

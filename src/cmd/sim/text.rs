@@ -30,7 +30,6 @@ pub(super) fn head(scenario: &Scenario, queues: &QueueBounds, args: &Args) -> St
             text += &format!(", then reads them {}", count(host.rounds.into(), "time"));
         }
         text += "\n";
-        text += &transactions(scenario);
     } else {
         text += &count(args.trace.len() as u64, "traced program");
         text += if args.trace.len() == 1 { ", a task" } else { ", a task each" };
@@ -39,6 +38,7 @@ pub(super) fn head(scenario: &Scenario, queues: &QueueBounds, args: &Args) -> St
         }
         text += "\n";
     }
+    text += &transactions(scenario);
     if flood.percent > 0 && flood.flows > 0 {
         let (floods, readers) = match flood.flows {
             1 => ("floods", "its reader pages"),
@@ -222,6 +222,18 @@ mod tests {
         }
         scenario.flood.flows = 0;
         assert!(!head_of(&scenario, &[]).contains("UDP"));
+    }
+
+    #[test]
+    fn the_head_tells_transactions_only_if_there_are_any() {
+        let mut scenario = Scenario::default();
+        assert!(!head_of(&scenario, &[]).contains("transaction"));
+        scenario.host.transaction_pages = 1;
+        let text = head_of(&scenario, &[]);
+        assert!(
+            text.contains("after each 16 pages a task runs a transaction of 1 page that"),
+            "{text}"
+        );
     }
 
     #[test]

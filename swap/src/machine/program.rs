@@ -169,9 +169,10 @@ mod tests {
     #[test]
     fn a_transaction_comes_after_each_so_many_steps() {
         let mut program = Transacting::new(Box::new(Linear::new(5, 0, 0)), 2);
-        let steps: Vec<bool> = std::iter::from_fn(|| Some(program.next()).filter(|s| *s != Step::Done))
-            .map(|step| step == Step::Transact)
-            .collect();
+        let steps: Vec<bool> =
+            std::iter::from_fn(|| Some(program.next()).filter(|s| *s != Step::Done))
+                .map(|step| step == Step::Transact)
+                .collect();
         assert_eq!(steps, [false, false, true, false, false, true, false]);
     }
 

@@ -127,7 +127,13 @@ impl Transaction {
     }
 
     /// Begins, takes the next page, or finds that it has all of them.
-    fn turn(&mut self, config: &TransactionConfig, pool: &PagePool, now: Time, task: TaskId) -> Turn {
+    fn turn(
+        &mut self,
+        config: &TransactionConfig,
+        pool: &PagePool,
+        now: Time,
+        task: TaskId,
+    ) -> Turn {
         if self.pages.len() as u32 == config.pages {
             return Turn::Waits(TransactionWait::Log { until: now + config.log_write });
         }
@@ -286,10 +292,11 @@ impl Machine {
         }
         while let Some(id) = self.waiting.memory.front().copied() {
             let (transaction, pool) = (&mut self.tasks[id.0 as usize].transaction, pager.pool());
-            let is_served = free_above_min(pool) >= config.at_once() && match config.way {
-                Way::Reserve => transaction.reserve(&config, pool),
-                Way::Loop => transaction.take(pool, id),
-            };
+            let is_served = free_above_min(pool) >= config.at_once()
+                && match config.way {
+                    Way::Reserve => transaction.reserve(&config, pool),
+                    Way::Loop => transaction.take(pool, id),
+                };
             if !is_served {
                 break;
             }
