@@ -142,7 +142,7 @@ pub struct HostSpec {
     /// Pages that must not fail, of each transaction of a task (as a journalling file system has them);
     /// 0 is no transactions.
     pub transaction_pages: u32,
-    /// Pages a task touches between two transactions.
+    /// Steps of a task between two transactions: pages it touches (of a traced program, also those it adds).
     pub transaction_every: u32,
 }
 

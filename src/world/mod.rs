@@ -11,6 +11,9 @@
 //!                                               ^
 //!                                             flood
 //! ```
+//!
+//! Transactions of tasks are run by the machine, and take their frames from the host's pool, as all else
+//! of the host does.
 
 mod alloc_trace;
 mod assemble;
