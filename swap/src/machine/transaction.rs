@@ -45,7 +45,7 @@ pub enum Way {
 /// What the transactions of a machine are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionConfig {
-    /// Pages each of them takes.
+    /// Pages each of them takes. More than the pool could ever promise, and a task waits for ever.
     pub pages: u32,
     /// How it gets them.
     pub way: Way,
