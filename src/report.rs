@@ -109,6 +109,8 @@ pub struct Row {
     pub reserve_limit: u32,
     /// Pages whose whole content was compared with what was written.
     pub pages_verified: u64,
+    /// Transactions that ended, each with all its pages.
+    pub transactions: u64,
     /// Wall seconds to lay out the memory of the simulated hosts, and to have this system commit it.
     pub setup_s: f64,
     /// Wall seconds of all the rest.
@@ -208,6 +210,9 @@ fn micros(us: f64) -> String {
     }
 }
 
+/// Where the transactions go, if there were any: behind the pages verified.
+const TRANSACTIONS_COLUMN: usize = 12;
+
 /// The table of a set of runs, as `netswap sim` prints it.
 pub fn rows_table(rows: &[Row]) -> String {
     let head = [
@@ -244,6 +249,14 @@ pub fn rows_table(rows: &[Row]) -> String {
             format!("{:.2} s", row.wall_s),
             row.trace_hash.clone(),
         ]);
+    }
+    if rows.iter().any(|row| row.transactions > 0) {
+        let counts = rows.iter().map(|row| grouped(row.transactions));
+        let column = std::iter::once("transactions".to_string()).chain(counts);
+        cells
+            .iter_mut()
+            .zip(column)
+            .for_each(|(line, cell)| line.insert(TRANSACTIONS_COLUMN, cell));
     }
     table(&cells)
 }

@@ -190,7 +190,24 @@ const SMALL: [&str; 9] =
 fn an_unknown_protection_is_an_error_that_lists_the_known_ones() {
     let output = netswap(&["sim", "--ablate", "drops"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("reserve, tag, drop, scope, none"), "{}", stderr(&output));
+    let known = "reserve, tag, drop, scope, reservation, none";
+    assert!(stderr(&output).contains(known), "{}", stderr(&output));
+    let script = netswap(&["completions", "bash"]);
+    assert!(stdout(&script).contains("reserve tag drop scope reservation none"));
+}
+
+#[test]
+fn a_protection_that_nothing_would_miss_is_not_switched_off_in_silence() {
+    let text = refused(&["sim", "--ablate", "reservation"]);
+    assert!(text.contains("--transaction-pages"), "{text}");
+}
+
+#[test]
+fn an_allocator_trace_of_reservations_is_refused() {
+    let mut args = SMALL.to_vec();
+    args.extend(["--transaction-pages", "8", "--ablate", "none", "--alloc-trace", "/dev/null"]);
+    let text = refused(&args);
+    assert!(text.contains("no operation for reservations"), "{text}");
 }
 
 #[test]

@@ -15,6 +15,9 @@ use crate::units::{BitRate, Bytes, Nanos, Share, number};
 /// Frames a host must have beside its reserve plan, or it is refused.
 pub const FRAMES_BESIDE_PLAN: u32 = 256;
 
+/// The most pages of a transaction: half of what any host has beside its plan, so that it can be promised.
+pub const TRANSACTION_PAGES_MAX: u32 = FRAMES_BESIDE_PLAN / 2;
+
 /// Which store pages go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -50,12 +53,14 @@ pub enum Ablation {
     Drop,
     /// Entering an emergency scope does nothing: reclaim's sends stop at the atomic limit.
     Scope,
+    /// Transactions of tasks reserve nothing: they try again until each page is there.
+    Reservation,
 }
 
 impl Ablation {
     /// All ablations.
-    pub const ALL: [Ablation; 4] =
-        [Ablation::Reserve, Ablation::Tag, Ablation::Drop, Ablation::Scope];
+    pub const ALL: [Ablation; 5] =
+        [Ablation::Reserve, Ablation::Tag, Ablation::Drop, Ablation::Scope, Ablation::Reservation];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -64,6 +69,7 @@ impl Ablation {
             Ablation::Tag => "tag",
             Ablation::Drop => "drop",
             Ablation::Scope => "scope",
+            Ablation::Reservation => "reservation",
         }
     }
 }
@@ -133,6 +139,11 @@ pub struct HostSpec {
     pub readahead_pages: u32,
     /// What is done when the store fails.
     pub on_failure: OnFailure,
+    /// Pages that must not fail, of each transaction of a task (as a journalling file system has them);
+    /// 0 is no transactions.
+    pub transaction_pages: u32,
+    /// Steps of a task between two transactions: pages it touches (of a traced program, also those it adds).
+    pub transaction_every: u32,
 }
 
 impl Default for HostSpec {
@@ -147,6 +158,8 @@ impl Default for HostSpec {
             rx_ring: 64,
             readahead_pages: 8,
             on_failure: OnFailure::Retry,
+            transaction_pages: 0,
+            transaction_every: 16,
         }
     }
 }
@@ -347,6 +360,11 @@ impl Scenario {
         (all / f64::from(self.workers().max(1))) as u32
     }
 
+    /// Whether anything can change when `ablation` is off: without transactions nothing is reserved.
+    pub fn has_use_for(&self, ablation: Ablation) -> bool {
+        ablation != Ablation::Reservation || self.host.transaction_pages > 0
+    }
+
     /// Frames that all queues of one host may hold.
     pub fn host_queue_frames_max(&self) -> u32 {
         self.frames() / 8
@@ -380,6 +398,9 @@ impl Scenario {
         range("tasks-per-cpu", self.host.tasks_per_cpu.into(), 1, 256, "1 to 256")?;
         range("rounds", self.host.rounds.into(), 0, 1000, "0 to 1000")?;
         range("dirty-percent", self.host.dirty_percent.into(), 0, 100, "0 to 100")?;
+        let transaction_pages = u64::from(self.host.transaction_pages);
+        range("transaction-pages", transaction_pages, 0, TRANSACTION_PAGES_MAX.into(), "0 to 128")?;
+        range("transaction-every", self.host.transaction_every.into(), 1, 1 << 20, "1 to 1048576")?;
         range("flood percent", self.flood.percent.into(), 0, 90, "0 to 90")?;
         range("flows", self.flood.flows.into(), 0, 512, "0 to 512")?;
         range("rx-ring", self.host.rx_ring.into(), 8, 4096, "8 to 4096")?;
@@ -454,7 +475,7 @@ mod tests {
     #[test]
     fn unknown_names_are_errors_that_list_the_known_ones() {
         let error = "rserve".parse::<Ablation>().unwrap_err().to_string();
-        assert!(error.contains("reserve, tag, drop, scope"), "{error}");
+        assert!(error.contains("reserve, tag, drop, scope, reservation"), "{error}");
         let error = toml::from_str::<Scenario>("[link]\nlos = \"1%\"").unwrap_err().to_string();
         assert!(error.contains("loss"), "{error}");
     }

@@ -17,7 +17,8 @@ use netswap_reserve::{
 };
 use netswap_swap::lackey::{self, TraceError};
 use netswap_swap::machine::{
-    ChannelId, Linear, Machine, MachineConfig, PatternDisk, Reader, TraceProgram,
+    ChannelId, Linear, Machine, MachineConfig, PatternDisk, Program, Reader, TraceProgram,
+    Transacting, TransactionConfig, Way,
 };
 use netswap_swap::signature::Header;
 use netswap_swap::{AreaOptions, Disk, MemDisk, Pager, PagerConfig, TaskId};
@@ -336,6 +337,7 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
         cpus: scenario.host.cpus as usize,
         seed: subseed(scenario.seed, 6),
         file_area: areas.get(1).map(|a| a.area),
+        transactions: transactions(spec),
         ..MachineConfig::default()
     });
     let liveness = SocketAddr::V4(SocketAddrV4::new(HOST, LIVENESS_PORT));
@@ -368,6 +370,22 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     }
 }
 
+/// What the transactions of tasks are, if there are any.
+fn transactions(spec: &RunSpec) -> Option<TransactionConfig> {
+    let pages = spec.scenario.host.transaction_pages;
+    let is_reserved = !spec.ablate.contains(&Ablation::Reservation);
+    let way = if is_reserved { Way::Reserve } else { Way::Loop };
+    (pages > 0).then(|| TransactionConfig::new(pages, way))
+}
+
+/// `program`, with the transactions of the scenario.
+fn with_transactions(scenario: &Scenario, program: impl Program + 'static) -> Box<dyn Program> {
+    if scenario.host.transaction_pages == 0 {
+        return Box::new(program);
+    }
+    Box::new(Transacting::new(Box::new(program), scenario.host.transaction_every))
+}
+
 /// Starts tasks, flood and faults at the present instant. Gives what is found wrong with the
 /// traces as they are read.
 ///
@@ -386,14 +404,14 @@ pub(super) fn start(
             let range = world.pager.map_anonymous(pages);
             let host = &scenario.host;
             let program = Linear::new(pages, host.rounds, host.dirty_percent);
-            world.machine.spawn(Box::new(program), range, false);
+            world.machine.spawn(with_transactions(scenario, program), range, false);
         }
     }
     for path in &spec.traces {
         let program = trace_program(path, health.clone())
             .map_err(|source| RunError::Trace { path: path.display().to_string(), source })?;
         let none = netswap_swap::PageId(0);
-        world.machine.spawn(Box::new(program), none..none, false);
+        world.machine.spawn(with_transactions(scenario, program), none..none, false);
     }
     if scenario.flood.percent > 0 {
         start_flood(world, scenario);

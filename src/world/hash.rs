@@ -11,6 +11,7 @@ pub(crate) enum Happened {
     WrongContent = 4,
     Completion = 5,
     Totals = 6,
+    Transacted = 7,
 }
 
 /// Takes events in order. Integers only, so that it is the same on every machine and in every build.

@@ -11,6 +11,9 @@
 //!                                               ^
 //!                                             flood
 //! ```
+//!
+//! Transactions of tasks are run by the machine, and take their frames from the host's pool, as all else
+//! of the host does.
 
 mod alloc_trace;
 mod assemble;
@@ -297,6 +300,9 @@ impl World<'_> {
                 }
                 MachineEvent::WrongContent(task, page) => {
                     hash.add(now, Happened::WrongContent, task.0.into(), page.0.into());
+                }
+                MachineEvent::Transacted(task) => {
+                    hash.add(now, Happened::Transacted, task.0.into(), 0);
                 }
             }
         }

@@ -48,6 +48,23 @@ impl RunSpec {
             must_be_exercised: false,
         }
     }
+
+    /// Checks that what is asked for goes together.
+    ///
+    /// # Errors
+    /// If a protection is to be switched off that the scenario has no use for, or a pool recorded
+    /// that promises reservations.
+    pub fn check(&self) -> Result<(), RunError> {
+        if let Some(off) = self.ablate.iter().find(|a| !self.scenario.has_use_for(**a)) {
+            return Err(RunError::NothingToAblate { name: off.name() });
+        }
+        let is_reserving = self.scenario.host.transaction_pages > 0
+            && !self.ablate.contains(&Ablation::Reservation);
+        if self.alloc_trace.is_some() && is_reserving {
+            return Err(RunError::ReservationsNotTraced);
+        }
+        Ok(())
+    }
 }
 
 /// Why a run could not begin.
@@ -56,6 +73,21 @@ pub enum RunError {
     /// The scenario makes no sense.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
+    /// A protection is to be switched off, and nothing would change.
+    #[error(
+        "without transactions nothing is reserved: --ablate {name} would switch nothing off; give the \
+         scenario some with --transaction-pages"
+    )]
+    NothingToAblate {
+        /// The protection.
+        name: &'static str,
+    },
+    /// The allocator trace has no operation for reservations.
+    #[error(
+        "--alloc-trace: a trace has no operation for reservations, which the transactions of this \
+         scenario make; --transaction-pages 0 or --ablate reservation is a run without"
+    )]
+    ReservationsNotTraced,
     /// A trace cannot be used.
     #[error("trace {path}: {source}")]
     Trace {
@@ -99,6 +131,7 @@ const DRAIN_FOR: Span = Span::from_secs(5);
 /// If the run cannot begin. How a run that began ended is in the row.
 pub fn run(spec: &RunSpec, progress: &mut dyn FnMut(f64)) -> Result<Row, RunError> {
     let setup = Instant::now();
+    spec.check()?;
     let areas = if spec.traces.is_empty() { 1 } else { 2 };
     let plan = host_plan(&spec.scenario, areas);
     spec.scenario.check(&plan)?;
@@ -261,6 +294,7 @@ fn judge(world: &mut World<'_>, spec: &RunSpec, end: End, started: Time) -> Row 
         reserve_peak: pool.reserve_peak(ReserveId::ROOT),
         reserve_limit: pool.reserve_limit(ReserveId::ROOT),
         pages_verified: machine.pages_verified,
+        transactions: machine.transactions,
         setup_s: 0.0,
         wall_s: 0.0,
         trace_hash: String::new(),

@@ -5,14 +5,14 @@
 //! a missing buffer waits for from the watermarks and the reserve tree. A protection is named only
 //! where the state shows its absence: a floor of zero under a connected reserve, a reserve that no
 //! socket connected, a reserve held by the queues of untagged sockets, a send refused at a watermark
-//! while its own reserve has room.
+//! while its own reserve has room, a transaction that holds pages and was promised none.
 
 use std::collections::BTreeMap;
 
 use netswap_net::Device;
 use netswap_reserve::explain::{NodeId, NodeKind, Verdict, WaitGraph};
 use netswap_reserve::{AllocError, ReserveId, Time};
-use netswap_swap::machine::TaskState;
+use netswap_swap::machine::{OpenTransaction, TaskState, TransactionWait};
 use netswap_swap::{AreaId, IoPhase, Outstanding, PagerWait, RequestId, Slot, SwapBackend, TaskId};
 
 use super::World;
@@ -30,6 +30,7 @@ pub(super) fn explain(world: &World<'_>, started: Time, since: Time) -> Stuck {
     let from_start = |at: Time| Time::ZERO + at.since(started);
     let mut draw = Draw::new(world, since);
     draw.holders();
+    draw.transactions();
     draw.missing_protections();
     draw.waits();
     match draw.graph.analyse() {
@@ -110,6 +111,66 @@ impl<'w, 'b> Draw<'w, 'b> {
         }
     }
 
+    /// The transactions that are open: who holds pages for one, and who waits for more. What they hold
+    /// comes back when they end, and reclaim has what nobody holds.
+    fn transactions(&mut self) {
+        let machine = &self.world.machine;
+        let mut open = Vec::new();
+        machine.visit_transactions(&mut |transaction| open.push(transaction));
+        open.retain(|transaction| transaction.held > 0);
+        // The largest holder first, as of queues; of equals the first task.
+        open.sort_by_key(|transaction| std::cmp::Reverse(transaction.held));
+        if !open.is_empty() {
+            let held: u32 = open.iter().map(|transaction| transaction.held).sum();
+            let frames = self.graph.node("the frames", NodeKind::Any);
+            self.graph.memory(frames);
+            let resident = self.world.pager.resident_pages();
+            let what = match open.len() {
+                1 => "one transaction".to_string(),
+                n => format!("{n} transactions"),
+            };
+            self.graph.edge(
+                self.reclaim,
+                frames,
+                format!("lacks the frames of {what}"),
+                format!("{held} frames; {resident} pages are left to reclaim"),
+            );
+            for transaction in &open {
+                let task = transaction.task.0;
+                self.graph.edge(
+                    frames,
+                    self.tasks[task as usize],
+                    format!("come back when that of task {task} ends"),
+                    format!("it has {} of {} pages", transaction.held, transaction.pages),
+                );
+            }
+            let is_looping = |t: &OpenTransaction| {
+                let wait = TaskState::Transacting(TransactionWait::Page);
+                !t.is_reserved && *machine.state(t.task) == wait
+            };
+            if open.iter().any(is_looping) {
+                self.graph.allowed_by(frames, "reservation");
+            }
+        }
+        let free = self.free();
+        for (task, node) in self.tasks.iter().enumerate() {
+            let phrase = match machine.state(TaskId(task as u32)) {
+                TaskState::Transacting(TransactionWait::Page) => "tries again for a page",
+                TaskState::Transacting(TransactionWait::Reservation) => "waits for a reservation",
+                _ => continue,
+            };
+            self.graph.edge(*node, self.reclaim, phrase, free.clone());
+        }
+    }
+
+    /// How many frames are free, for people.
+    fn free(&self) -> String {
+        let pool = &self.world.pool;
+        let marks = pool.watermarks();
+        let (free, frames) = (pool.free_frames(), pool.frames());
+        format!("{free} of {frames} free, floor {}, min {}", marks.floor, marks.min)
+    }
+
     /// Names the protections whose absence the state of the buffers shows.
     fn missing_protections(&mut self) {
         let pool = &self.world.pool;
@@ -136,10 +197,7 @@ impl<'w, 'b> Draw<'w, 'b> {
 
     /// Every task that waits and every request, and for what.
     fn waits(&mut self) {
-        let pool = &self.world.pool;
-        let marks = pool.watermarks();
-        let (free, frames) = (pool.free_frames(), pool.frames());
-        let free = format!("{free} of {frames} free, floor {}, min {}", marks.floor, marks.min);
+        let free = self.free();
         let mut waits = Vec::new();
         self.world.pager.visit_waits(&mut |wait| waits.push(wait));
         for wait in waits {
@@ -267,10 +325,14 @@ impl<'w, 'b> Draw<'w, 'b> {
     }
 }
 
-/// A task that faults waits for what the pager says; one that receives waits for the world outside.
+/// A task that faults waits for what the pager says, one in a transaction for memory; one that receives
+/// waits for the world outside, and a log is written in its time.
 fn kind_of(state: &TaskState) -> NodeKind {
     match state {
-        TaskState::Faulting { .. } => NodeKind::All,
+        TaskState::Faulting { .. }
+        | TaskState::Transacting(TransactionWait::Page | TransactionWait::Reservation) => {
+            NodeKind::All
+        }
         _ => NodeKind::Moving,
     }
 }

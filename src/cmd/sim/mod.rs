@@ -4,9 +4,10 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
+use clap::builder::PossibleValuesParser;
 use netswap::plan::host_plan;
 use netswap::report::{Outcome as RowOutcome, Row, protections};
-use netswap::scenario::{Ablation, Scenario, Store, UnknownName};
+use netswap::scenario::{Ablation, Scenario, Store};
 use netswap::swap::lackey;
 use netswap::units::{BitRate, Bytes, Nanos, Share};
 use netswap::world::{self, RunSpec};
@@ -21,6 +22,8 @@ use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
   netswap sim --ram 16MiB --overcommit 2 --json  one JSON object a row
   netswap sim --scenario my.toml --seed 7        a scenario of your own
   netswap sim --ablate tag,drop                  two protections off in one run
+  netswap sim --scenario scenarios/transactions.toml --ablate reservation
+                                                 memory that must not fail, looped for: a deadlock
   valgrind --tool=lackey --trace-mem=yes ls 2>&1 | netswap sim --trace - --ram 4MiB")]
 pub(super) struct Args {
     /// Where pages go
@@ -44,6 +47,9 @@ pub(super) struct Args {
     /// Share of the pages that later rounds write again, in percent, 0 to 100 [default: 0]
     #[arg(long, value_name = "PERCENT")]
     dirty: Option<u32>,
+    /// Pages that must not fail, of each transaction of a task, 0 (no transactions) to 128 [default: 0]
+    #[arg(long, value_name = "PAGES")]
+    transaction_pages: Option<u32>,
     /// Untagged traffic, in percent of the link's rate, 0 (none) to 90 [default: 30]
     #[arg(long, value_name = "PERCENT")]
     flood: Option<u32>,
@@ -65,10 +71,11 @@ pub(super) struct Args {
     /// Packets with one bit flipped, 0% to 100% [default: 0%]
     #[arg(long, value_name = "SHARE")]
     link_corrupt: Option<Share>,
-    /// Protections to switch off, all in one run: reserve, tag, drop, scope, with commas between them or
-    /// the option repeated; `none`, alone, for the protected run alone [default: a run with all on, then
-    /// one without each; of traces, the run with all on]
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    /// Protections to switch off, all in one run, with commas between them or the option repeated
+    /// (reservation: that of transactions, see --transaction-pages); `none`, alone, for the protected run
+    /// alone [default: a run with all on, then one without each that there is use for; of traces, the run
+    /// with all on]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = ablation_names())]
     ablate: Vec<String>,
     /// Makes another run of the same scenario: any whole number below 2^64 [default: 0]
     #[arg(long)]
@@ -91,7 +98,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let scenario = scenario(args)?;
-    let sets = ablation_sets(args)?;
+    let sets = ablation_sets(args, &scenario)?;
     let stores: &[Store] = match args.backend.as_str() {
         "nfs" => &[Store::Nfs],
         "iscsi" => &[Store::Iscsi],
@@ -115,6 +122,19 @@ pub(super) fn run(args: &Args) -> Outcome {
     if is_headline {
         queues.check().map_err(Failure::usage)?;
     }
+    let specs: Vec<RunSpec> = stores
+        .iter()
+        .flat_map(|store| sets.iter().map(move |ablate| (*store, ablate)))
+        .map(|(store, ablate)| RunSpec {
+            scenario: scenario.clone(),
+            store,
+            ablate: ablate.clone(),
+            traces: args.trace.clone(),
+            alloc_trace: args.alloc_trace.clone(),
+            must_be_exercised: is_headline,
+        })
+        .collect();
+    specs.iter().try_for_each(RunSpec::check).map_err(Failure::usage)?;
     let mut head = (!args.json).then(|| text::head(&scenario, &queues, args));
     // Whether a stream is a trace shows only when it is run: until then nothing is printed.
     if !is_streamed && let Some(head) = head.take() {
@@ -123,26 +143,16 @@ pub(super) fn run(args: &Args) -> Outcome {
 
     let mut rows = Vec::new();
     let mut lines = Lines::new();
-    for store in stores {
-        for ablate in &sets {
-            let spec = RunSpec {
-                scenario: scenario.clone(),
-                store: *store,
-                ablate: ablate.clone(),
-                traces: args.trace.clone(),
-                alloc_trace: args.alloc_trace.clone(),
-                must_be_exercised: is_headline,
-            };
-            let row = run_one(&spec, &mut lines)?;
-            if let Some(head) = head.take() {
-                out::line(head)?;
-            }
-            if args.json {
-                let json = serde_json::to_string(&row).expect("a row has only plain fields");
-                out::line(json).map_err(|f| f.after(exit_code(&rows, is_headline)))?;
-            }
-            rows.push(row);
+    for spec in &specs {
+        let row = run_one(spec, &mut lines)?;
+        if let Some(head) = head.take() {
+            out::line(head)?;
         }
+        if args.json {
+            let json = serde_json::to_string(&row).expect("a row has only plain fields");
+            out::line(json).map_err(|f| f.after(exit_code(&rows, is_headline)))?;
+        }
+        rows.push(row);
     }
     let code = exit_code(&rows, is_headline);
     if !args.json {
@@ -227,6 +237,7 @@ fn scenario(args: &Args) -> Result<Scenario, Failure> {
     put(&args.overcommit, &mut scenario.host.overcommit);
     put(&args.rounds, &mut scenario.host.rounds);
     put(&args.dirty, &mut scenario.host.dirty_percent);
+    put(&args.transaction_pages, &mut scenario.host.transaction_pages);
     put(&args.flood, &mut scenario.flood.percent);
     put(&args.link_rate, &mut scenario.link.rate);
     put(&args.link_latency, &mut scenario.link.latency);
@@ -238,12 +249,18 @@ fn scenario(args: &Args) -> Result<Scenario, Failure> {
     Ok(scenario)
 }
 
+/// What `--ablate` takes.
+fn ablation_names() -> PossibleValuesParser {
+    Ablation::ALL.map(Ablation::name).into_iter().chain(["none"]).collect::<Vec<_>>().into()
+}
+
 /// The sets of protections to switch off, one a row.
-fn ablation_sets(args: &Args) -> Result<Vec<Vec<Ablation>>, Failure> {
+fn ablation_sets(args: &Args, scenario: &Scenario) -> Result<Vec<Vec<Ablation>>, Failure> {
     if args.ablate.is_empty() {
         let mut sets = vec![Vec::new()];
         if args.trace.is_empty() {
-            sets.extend(Ablation::ALL.map(|a| vec![a]));
+            let used = Ablation::ALL.into_iter().filter(|a| scenario.has_use_for(*a));
+            sets.extend(used.map(|a| vec![a]));
         }
         return Ok(sets);
     }
@@ -257,10 +274,7 @@ fn ablation_sets(args: &Args) -> Result<Vec<Vec<Ablation>>, Failure> {
     }
     let mut set = Vec::new();
     for name in &args.ablate {
-        let ablation = name.parse().map_err(|mut unknown: UnknownName| {
-            unknown.known.push_str(", none");
-            Failure::usage(unknown)
-        })?;
+        let ablation = name.parse().map_err(Failure::usage)?;
         if !set.contains(&ablation) {
             set.push(ablation);
         }
@@ -287,6 +301,7 @@ mod tests {
             ("overcommit", number(host.overcommit)),
             ("rounds", host.rounds.to_string()),
             ("dirty", host.dirty_percent.to_string()),
+            ("transaction_pages", host.transaction_pages.to_string()),
             ("flood", flood.percent.to_string()),
             ("link_rate", link.rate.to_string()),
             ("link_latency", link.latency.to_string()),

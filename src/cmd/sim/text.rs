@@ -1,7 +1,7 @@
 //! What `netswap sim` says around its tables: what is run, what the rows mean, what follows.
 
 use netswap::report::{Outcome, Row, drops_table, protections, rows_table};
-use netswap::scenario::{Ablation, LinkSpec, Scenario};
+use netswap::scenario::{Ablation, HostSpec, LinkSpec, Scenario};
 use netswap::units::{Share, number};
 use netswap::world::QueueBounds;
 
@@ -38,6 +38,7 @@ pub(super) fn head(scenario: &Scenario, queues: &QueueBounds, args: &Args) -> St
         }
         text += "\n";
     }
+    text += &transactions(scenario);
     if flood.percent > 0 && flood.flows > 0 {
         let (floods, readers) = match flood.flows {
             1 => ("floods", "its reader pages"),
@@ -51,6 +52,19 @@ pub(super) fn head(scenario: &Scenario, queues: &QueueBounds, args: &Args) -> St
         text += bounds_follow(queues);
     }
     text
+}
+
+/// What tasks do besides, if anything.
+fn transactions(scenario: &Scenario) -> String {
+    let HostSpec { transaction_pages: pages, transaction_every: every, .. } = scenario.host;
+    if pages == 0 {
+        return String::new();
+    }
+    format!(
+        "after each {} a task runs a transaction of {} that must not fail, kept until it ends\n",
+        count(every.into(), "page"),
+        count(pages.into(), "page"),
+    )
 }
 
 /// Every fault of the link that is on.
@@ -151,7 +165,8 @@ fn conclusion(rows: &[Row]) -> String {
             "With all protections on the host never stops, and every page is what was written.\n";
     }
     let is_off = |a: &Ablation| rows.iter().any(|row| row.ablate == [*a]);
-    if Ablation::ALL.iter().all(is_off) {
+    let headline = Scenario::default();
+    if Ablation::ALL.iter().filter(|a| headline.has_use_for(**a)).all(is_off) {
         text += "Without any one of them the same load ends in the cycle printed above.\n";
     } else if let Some(row) = rows.iter().find(|row| !row.ablate.is_empty()) {
         let off = protections(&row.ablate);
@@ -207,6 +222,18 @@ mod tests {
         }
         scenario.flood.flows = 0;
         assert!(!head_of(&scenario, &[]).contains("UDP"));
+    }
+
+    #[test]
+    fn the_head_tells_transactions_only_if_there_are_any() {
+        let mut scenario = Scenario::default();
+        assert!(!head_of(&scenario, &[]).contains("transaction"));
+        scenario.host.transaction_pages = 1;
+        let text = head_of(&scenario, &[]);
+        assert!(
+            text.contains("after each 16 pages a task runs a transaction of 1 page that"),
+            "{text}"
+        );
     }
 
     #[test]

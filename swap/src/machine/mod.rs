@@ -10,12 +10,14 @@
 //! - a task that faults holds what it holds (a datagram waits in its queue until the page it is to be
 //!   stored in is there);
 //! - entitlement does not leak into tasks: the ambient emergency scope is saved before a task runs and
-//!   restored after it.
+//!   restored after it;
+//! - transactions ([`Step::Transact`]) take frames of the same pool as the pager: see `transaction`.
 //!
 //! ```text
 //!   ready --> on a CPU --> ready          slice used up
 //!     ^          |-------> waits (fault)  PagerEvent::FaultDone wakes it
 //!     |          |-------> waits (data)   wake_channel wakes it
+//!     |          |-------> waits (memory, log of a transaction)   poll wakes it
 //!     +----------+         done, killed
 //! ```
 
@@ -23,15 +25,19 @@ mod pattern;
 mod program;
 mod tables;
 mod trace;
+mod transaction;
 
 use std::collections::VecDeque;
 
 use netswap_reserve::{EmergencyScope, Span, Time};
 
 pub use pattern::{PatternDisk, page_key};
-pub use program::{ChannelId, Linear, Program, Reader, Step};
+pub use program::{ChannelId, Linear, Program, Reader, Step, Transacting};
 pub use tables::PageTables;
 pub use trace::{TraceProgram, TraceSource};
+pub use transaction::{OpenTransaction, TransactionConfig, TransactionWait, Way};
+
+use transaction::{Transaction, Turn, Waiting};
 
 use crate::backend::{Slot, SwapBackend};
 use crate::pager::{Pager, PagerEvent};
@@ -53,6 +59,8 @@ pub struct MachineConfig {
     pub seed: u64,
     /// Where file pages of traces come from, if there is such an area.
     pub file_area: Option<AreaId>,
+    /// What [`Step::Transact`] does, if anything.
+    pub transactions: Option<TransactionConfig>,
 }
 
 impl Default for MachineConfig {
@@ -67,6 +75,7 @@ impl Default for MachineConfig {
             slice: Span::from_micros(20),
             seed: 0,
             file_area: None,
+            transactions: None,
         }
     }
 }
@@ -108,6 +117,8 @@ pub enum TaskState {
     },
     /// Waits for something to arrive in a channel.
     Receiving(ChannelId),
+    /// Waits in a transaction.
+    Transacting(TransactionWait),
     /// Finished.
     Done,
     /// Ended by a page that could not be had.
@@ -124,6 +135,7 @@ struct Task {
     /// Whether the machine's end does not wait for this task.
     daemon: bool,
     received: u64,
+    transaction: Transaction,
 }
 
 /// Figures of a machine.
@@ -139,6 +151,8 @@ pub struct MachineStats {
     pub minor_faults: u64,
     /// Accesses.
     pub accesses: u64,
+    /// Transactions that ended, each with all its pages.
+    pub transactions: u64,
 }
 
 /// What a machine reports to whoever drives it.
@@ -161,6 +175,8 @@ pub enum MachineEvent {
     NoPages(TaskId, MapError),
     /// A page had not the content that was written to it.
     WrongContent(TaskId, PageId),
+    /// A transaction of a task ended.
+    Transacted(TaskId),
 }
 
 struct Cpu {
@@ -174,6 +190,7 @@ pub struct Machine {
     tables: PageTables,
     tasks: Vec<Task>,
     ready: VecDeque<TaskId>,
+    waiting: Waiting,
     cpus: Vec<Cpu>,
     events: VecDeque<MachineEvent>,
     stats: MachineStats,
@@ -190,6 +207,7 @@ impl Machine {
             config,
             tasks: Vec::new(),
             ready: VecDeque::new(),
+            waiting: Waiting::default(),
             cpus,
             events: VecDeque::new(),
             stats: MachineStats::default(),
@@ -214,7 +232,9 @@ impl Machine {
             pages: (pages.start.0..pages.end.0).map(PageId).collect(),
             daemon,
             received: 0,
+            transaction: Transaction::new(self.config.transactions.as_ref()),
         });
+        self.waiting.cover(self.tasks.len());
         self.ready.push_back(id);
         self.events.reserve(2);
         if !daemon {
@@ -278,7 +298,8 @@ impl Machine {
     /// When a CPU has to be looked at again.
     pub fn poll_deadline(&self) -> Option<Time> {
         let waiting = !self.ready.is_empty();
-        self.cpus.iter().filter(|cpu| !cpu.idle || waiting).map(|cpu| cpu.busy_until).min()
+        let cpus = self.cpus.iter().filter(|cpu| !cpu.idle || waiting).map(|cpu| cpu.busy_until);
+        cpus.chain(self.waiting.poll_deadline()).min()
     }
 
     /// Something arrived in `channel`: whoever waits for it goes on.
@@ -347,6 +368,7 @@ impl Machine {
         outside: &mut impl Outside,
     ) -> bool {
         let saved = EmergencyScope::save();
+        self.poll_transactions(now, pager);
         let mut ran = false;
         for cpu in 0..self.cpus.len() {
             while self.cpus[cpu].busy_until <= now {
@@ -407,6 +429,29 @@ impl Machine {
                         self.end(id, TaskState::Killed);
                         self.events.push_back(MachineEvent::NoPages(id, error));
                         return used;
+                    }
+                    continue;
+                }
+                Step::Transact => {
+                    // Memory is asked for at the present instant, as by a fault.
+                    if used > Span::ZERO {
+                        task.step = Some(step);
+                        self.ready.push_front(id);
+                        return used;
+                    }
+                    match self.transact(now, id, pager) {
+                        Turn::Ended => {}
+                        Turn::Took => {
+                            used = used + self.config.access_cost;
+                            self.tasks[id.0 as usize].step = Some(step);
+                        }
+                        Turn::Waits(wait) => {
+                            let task = &mut self.tasks[id.0 as usize];
+                            task.step = Some(step);
+                            task.state = TaskState::Transacting(wait);
+                            self.waiting.add(now, id, wait);
+                            return used;
+                        }
                     }
                     continue;
                 }

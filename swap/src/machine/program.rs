@@ -32,6 +32,8 @@ pub enum Step {
         /// Whether it is a file page.
         file: bool,
     },
+    /// Run a transaction from beginning to end, as [`super::MachineConfig::transactions`] says.
+    Transact,
     /// End.
     Done,
 }
@@ -88,6 +90,35 @@ impl Program for Linear {
     }
 }
 
+/// Runs another program, with a transaction after each so many of its steps.
+pub struct Transacting {
+    program: Box<dyn Program>,
+    every: u32,
+    left: u32,
+}
+
+impl Transacting {
+    /// `program`, with a transaction after each `every` of its steps; none if that is 0.
+    pub fn new(program: Box<dyn Program>, every: u32) -> Transacting {
+        Transacting { program, every, left: every }
+    }
+}
+
+impl Program for Transacting {
+    fn next(&mut self) -> Step {
+        if self.every > 0 && self.left == 0 {
+            self.left = self.every;
+            return Step::Transact;
+        }
+        self.left = self.left.saturating_sub(1);
+        self.program.next()
+    }
+
+    fn handle_received(&mut self, len: usize) {
+        self.program.handle_received(len);
+    }
+}
+
 /// Receives from a channel for ever and keeps what it got in a ring of its own pages.
 #[derive(Clone, Debug)]
 pub struct Reader {
@@ -133,6 +164,16 @@ mod tests {
             let access = if i < 3 { Access::Write } else { Access::Read };
             assert_eq!(*step, Step::Touch { page: i as u32 % 3, access });
         }
+    }
+
+    #[test]
+    fn a_transaction_comes_after_each_so_many_steps() {
+        let mut program = Transacting::new(Box::new(Linear::new(5, 0, 0)), 2);
+        let steps: Vec<bool> =
+            std::iter::from_fn(|| Some(program.next()).filter(|s| *s != Step::Done))
+                .map(|step| step == Step::Transact)
+                .collect();
+        assert_eq!(steps, [false, false, true, false, false, true, false]);
     }
 
     #[test]

@@ -275,6 +275,11 @@ impl<B: SwapBackend> Pager<B> {
         }
     }
 
+    /// The pool that its frames are of.
+    pub fn pool(&self) -> &PagePool {
+        &self.pool
+    }
+
     /// What it did so far.
     pub fn stats(&self) -> &PagerStats {
         &self.stats

@@ -59,9 +59,15 @@ impl<B: SwapBackend> Pager<B> {
 
     /// Frees frames for a fault that found none.
     pub(super) fn direct_reclaim(&mut self, now: Time, mmu: &mut impl Mmu) {
-        if now >= self.next_scan {
+        self.reclaim(now, mmu, DIRECT);
+    }
+
+    /// Frees `want` frames, or begins to, for an allocation that is none of the pager's own: what direct
+    /// reclaim is to a fault. Does nothing soon after a scan that freed nothing.
+    pub fn reclaim(&mut self, now: Time, mmu: &mut impl Mmu, want: u32) {
+        if want > 0 && now >= self.next_scan {
             self.stats.direct_reclaims += 1;
-            self.scan(now, mmu, DIRECT);
+            self.scan(now, mmu, want);
         }
     }
 
