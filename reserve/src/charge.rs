@@ -41,7 +41,12 @@ impl PagePool {
     /// # Panics
     /// With 0; when `reserve` has objects of another size charged, or is of another pool.
     pub fn count_objects(&self, reserve: ReserveId, per_frame: u32) {
-        self.inner().lock().tree.count_objects(reserve.node(self.id()), per_frame);
+        let node = reserve.node(self.id());
+        let mut state = self.inner().lock();
+        state.tree.count_objects(node, per_frame);
+        if state.recorder.is_some() {
+            state.note(TraceOp::CountObjects { node, per_frame });
+        }
     }
 
     /// Charges `objects` objects to `reserve`: the frames that they need beyond those that its objects
@@ -89,10 +94,10 @@ impl PagePool {
         };
         if state.recorder.is_some() {
             let done = charged.is_ok();
-            match amount {
-                Amount::Frames(frames) => state.note(TraceOp::Charge { node, frames, done }),
-                Amount::Objects(_) => state.note_foreign(),
-            }
+            state.note(match amount {
+                Amount::Frames(frames) => TraceOp::Charge { node, frames, done },
+                Amount::Objects(objects) => TraceOp::ChargeObjects { node, objects, done },
+            });
         }
         match charged {
             Ok(()) => {

@@ -37,7 +37,7 @@ use crate::state::{NIL, State, watermarks};
 use crate::stats::Counters;
 use crate::stock::{Door, STOCK_MAX};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use crate::trace::{Taken, TraceOp, Who};
+use crate::trace::{Taken, TraceOp};
 use crate::wait::WaitQueue;
 pub(crate) use serve::CHANGE_MADE;
 
@@ -178,11 +178,7 @@ impl Inner {
         more: bool,
         result: Result<(u32, u16), AllocError>,
     ) -> TraceOp {
-        let who = match caller.entitled.map(|reserve| reserve.node(self.id)) {
-            None => Who::Nobody,
-            Some(node) if caller.by_scope => Who::Scope(node),
-            Some(node) => Who::Call(node),
-        };
+        let who = self.who(caller);
         let taken = |(frame, charge)| Taken { frame, charged: charge != 0 };
         TraceOp::Alloc { gfp, who, more, outcome: result.map(taken).map_err(Into::into) }
     }

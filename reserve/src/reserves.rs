@@ -392,6 +392,11 @@ impl Tree {
         here.per_frame = per_frame;
     }
 
+    /// Objects that share a frame, if the node counts any.
+    pub(crate) fn counts_objects(&self, node: u16) -> Option<u32> {
+        Some(self.records[usize::from(node)].per_frame).filter(|&per_frame| per_frame > 0)
+    }
+
     pub(crate) fn waits(&self, node: u16) -> u64 {
         self.records[usize::from(node)].waits
     }

@@ -8,11 +8,12 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use netswap_reserve::PoolConfig;
+use netswap_reserve::{PAGE_SIZE, PoolConfig};
 use netswap_reserve::trace::{self, TraceError, TraceOp, TraceReader};
 
 use crate::model::Planted;
-use crate::world::{Op, Who, World, config};
+use crate::op::{Op, Who};
+use crate::world::{World, config};
 
 /// Bytes of the pool, and of an operation.
 pub const UNIT: usize = 4;
@@ -22,6 +23,9 @@ pub const OPS_MAX: usize = 1024;
 
 /// Operations between two comparisons of everything; the free count is compared after each. Picked by eye.
 const CHECK_EVERY: usize = 16;
+
+/// What one more is of bytes charged: no part of a page, so that charges are rounded up. Up to six pages.
+const BYTES_STEP: usize = PAGE_SIZE / 41;
 
 /// Runs any bytes as operations against a pool and its model.
 ///
@@ -63,15 +67,9 @@ pub fn decode(bytes: &[u8]) -> (PoolConfig, impl Iterator<Item = Op> + '_) {
 fn op([code, a, b, c]: [u8; UNIT]) -> Op {
     let wide = usize::from(u16::from_le_bytes([a, b]));
     let node = usize::from(a);
-    match code % 24 {
-        0..=5 => {
-            let who = match b % 4 {
-                0 | 1 => Who::Nobody,
-                2 => Who::Scope(usize::from(b / 4)),
-                _ => Who::Call(usize::from(b / 4)),
-            };
-            Op::Alloc(a, who)
-        }
+    match code % 32 {
+        // The last two would be no operation.
+        0..=5 | 30.. => Op::Alloc(a, who(b)),
         6 => Op::Burst(a, b.into(), c % 48),
         7 | 8 => Op::Free(wide),
         9 => Op::FreeBurst(wide, c % 48),
@@ -88,7 +86,29 @@ fn op([code, a, b, c]: [u8; UNIT]) -> Op {
         20 => Op::Uncharge(wide),
         21 => Op::SetAside(a.into()),
         22 => Op::FreeRun(wide),
-        _ => Op::Exchange(wide, c),
+        23 => Op::Exchange(wide, c),
+        24 => Op::ChargeBytes(node, usize::from(b) * BYTES_STEP),
+        25 => Op::ChargeObjects(node, b.into()),
+        26 => Op::Reserve(a.into(), who(b)),
+        27 => Op::Draw(wide, (c % 4 > 0).then_some(usize::from(c / 4))),
+        28 => Op::Split(wide, c.into()),
+        _ => Op::EndReservation(wide),
+    }
+}
+
+fn who(byte: u8) -> Who {
+    match byte % 4 {
+        0 | 1 => Who::Nobody,
+        2 => Who::Scope(usize::from(byte / 4)),
+        _ => Who::Call(usize::from(byte / 4)),
+    }
+}
+
+fn byte_of(who: Who) -> u8 {
+    match who {
+        Who::Nobody => 0,
+        Who::Scope(node) => 2 + 4 * node as u8,
+        Who::Call(node) => 3 + 4 * node as u8,
     }
 }
 
@@ -99,14 +119,7 @@ fn bytes_of(op: Op) -> [u8; UNIT] {
         [code, a, b, c]
     };
     match op {
-        Op::Alloc(gfp, who) => {
-            let who = match who {
-                Who::Nobody => 0,
-                Who::Scope(node) => 2 + 4 * node as u8,
-                Who::Call(node) => 3 + 4 * node as u8,
-            };
-            [0, gfp, who, 0]
-        }
+        Op::Alloc(gfp, who) => [0, gfp, byte_of(who), 0],
         Op::Burst(gfp, node, n) => [6, gfp, node as u8, n],
         Op::Free(i) => wide(7, i, 0),
         Op::FreeBurst(i, n) => wide(9, i, n),
@@ -124,6 +137,12 @@ fn bytes_of(op: Op) -> [u8; UNIT] {
         Op::SetAside(n) => [21, n as u8, 0, 0],
         Op::FreeRun(i) => wide(22, i, 0),
         Op::Exchange(i, gfp) => wide(23, i, gfp),
+        Op::ChargeBytes(node, bytes) => [24, node as u8, (bytes / BYTES_STEP) as u8, 0],
+        Op::ChargeObjects(node, n) => [25, node as u8, n as u8, 0],
+        Op::Reserve(n, who) => [26, n as u8, byte_of(who), 0],
+        Op::Draw(i, scope) => wide(27, i, scope.map_or(0, |node| 1 + 4 * node as u8)),
+        Op::Split(i, n) => wide(28, i, n as u8),
+        Op::EndReservation(i) => wide(29, i, 0),
     }
 }
 
@@ -175,6 +194,14 @@ pub fn seeds<R: Read>(
     Ok(seeds)
 }
 
+fn who_of(who: trace::Who) -> Who {
+    match who {
+        trace::Who::Nobody => Who::Nobody,
+        trace::Who::Scope(node) => Who::Scope(node.into()),
+        trace::Who::Call(node) => Who::Call(node.into()),
+    }
+}
+
 /// An input in the making.
 struct Seed {
     ops: Vec<Op>,
@@ -185,6 +212,7 @@ struct Seed {
     places: HashMap<u32, usize>,
     charges: usize,
     runs: usize,
+    reservations: usize,
 }
 
 impl Seed {
@@ -192,24 +220,24 @@ impl Seed {
         let mut ops = tree.to_vec();
         ops.extend((0..96).map(|_| Op::Alloc(0, Who::Nobody)));
         let prologue = ops.len();
-        Seed { ops, prologue, out: Vec::new(), places: HashMap::new(), charges: 0, runs: 0 }
+        Seed {
+            ops,
+            prologue,
+            out: Vec::new(),
+            places: HashMap::new(),
+            charges: 0,
+            runs: 0,
+            reservations: 0,
+        }
     }
 
     fn follow(&mut self, op: TraceOp) {
         let next = match op {
             TraceOp::Alloc { gfp, who, outcome, .. } => {
                 if let Ok(taken) = outcome {
-                    self.places.insert(taken.frame, self.out.len());
-                    self.out.push(taken.frame);
+                    self.took(taken.frame);
                 }
-                Op::Alloc(
-                    gfp.bits(),
-                    match who {
-                        trace::Who::Nobody => Who::Nobody,
-                        trace::Who::Scope(node) => Who::Scope(node.into()),
-                        trace::Who::Call(node) => Who::Call(node.into()),
-                    },
-                )
+                Op::Alloc(gfp.bits(), who_of(who))
             }
             TraceOp::Free { frame, .. } => {
                 // One that was taken before the input begins is any of those that fill the pool.
@@ -225,7 +253,10 @@ impl Seed {
             TraceOp::Exchange { frame, gfp, .. } => {
                 Op::Exchange(self.places.get(&frame).copied().unwrap_or(frame as usize), gfp.bits())
             }
-            TraceOp::AddReserve { .. } | TraceOp::Check { .. } => return,
+            TraceOp::AddReserve { .. }
+            | TraceOp::CountObjects { .. }
+            | TraceOp::Unreserve { frames: 0, .. }
+            | TraceOp::Check { .. } => return,
             TraceOp::Connect { node, .. } => Op::Connect(node.into()),
             TraceOp::Disconnect { node, .. } => Op::Disconnect(node.into()),
             TraceOp::Resize { node, own, .. } => Op::Resize(node.into(), own % 32),
@@ -233,13 +264,33 @@ impl Seed {
                 self.charges += 1;
                 Op::Charge(node.into(), frames % 16)
             }
-            TraceOp::Uncharge { .. } => Op::Uncharge(self.charges),
+            TraceOp::ChargeObjects { node, objects, .. } => {
+                self.charges += 1;
+                Op::ChargeObjects(node.into(), objects % 64)
+            }
+            TraceOp::Uncharge { .. } | TraceOp::UnchargeObjects { .. } => {
+                Op::Uncharge(self.charges)
+            }
+            TraceOp::Reserve { who, frames, .. } => {
+                self.reservations += 1;
+                Op::Reserve(frames % 32, who_of(who))
+            }
+            TraceOp::Draw { frame, .. } => {
+                self.took(frame);
+                Op::Draw(self.reservations, None)
+            }
+            TraceOp::Unreserve { .. } => Op::EndReservation(self.reservations),
             TraceOp::SetAside { frames, .. } => {
                 self.runs += 1;
                 Op::SetAside(frames % 16)
             }
         };
         self.ops.push(next);
+    }
+
+    fn took(&mut self, frame: u32) {
+        self.places.insert(frame, self.out.len());
+        self.out.push(frame);
     }
 
     fn bytes(self) -> Vec<u8> {

@@ -11,9 +11,11 @@
 
 pub mod fuzz;
 mod model;
+mod op;
 pub mod replay;
 mod world;
 
 pub use model::{Change, ChangeRefused, Held, Model, Node, Planted, Refused};
+pub use op::{Op, Who, gfp};
 pub use replay::{Replay, ReplayError, Replayed, replay};
-pub use world::{FRAMES, Object, Op, Outcome, Shown, Who, World, config, gfp};
+pub use world::{FRAMES, Object, Outcome, PER_FRAME, Shown, World, config};

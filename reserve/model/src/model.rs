@@ -1,11 +1,12 @@
 //! The naive model of a pool.
 //!
 //! It keeps no counter. It knows the objects that are alive and recomputes everything from them: free
-//! frames by subtraction, usage by summing charges, limits by the definition. What it says is slow and
+//! frames by subtraction, usage by summing charges, what is reserved by summing promises, limits by the
+//! definition. What it says is slow and
 //! obvious; the pool must say the same after every operation.
 
 use netswap_reserve::Gfp;
-use netswap_reserve::trace::{Refusal, TraceHeader};
+use netswap_reserve::trace::{NotReserved, Refusal, TraceHeader};
 
 /// A node of the tree.
 #[derive(Clone, Debug)]
@@ -20,15 +21,39 @@ pub struct Node {
     pub peak: u32,
     /// Charges that it refused.
     pub failures: u64,
+    /// Objects that share a frame; 0 if it counts none.
+    pub per_frame: u32,
 }
 
 /// A live thing of the pool, as the model knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Held {
     /// Frames it consists of.
     pub frames: u32,
-    /// Node and number charged.
+    /// Node and number charged. Of a promise: what it still owes, from a reserve.
     pub charge: Option<(usize, u32)>,
+    /// Node and objects charged, which share frames with the node's other objects.
+    pub objects: Option<(usize, u32)>,
+    /// What a promise still owes from ordinary memory.
+    pub reserved: u32,
+}
+
+impl Held {
+    /// What a promise still owes.
+    pub fn owed(&self) -> u32 {
+        self.charge.map_or(self.reserved, |(_, n)| n)
+    }
+
+    /// Takes `n` frames off a promise, and gives them as one of its own.
+    fn take_off(&mut self, n: u32) -> Held {
+        if let Some((node, left)) = &mut self.charge {
+            *left -= n;
+            Held { charge: Some((*node, n)), ..Held::default() }
+        } else {
+            self.reserved -= n;
+            Held { reserved: n, ..Held::default() }
+        }
+    }
 }
 
 /// A change of the tree.
@@ -83,6 +108,22 @@ pub enum Planted {
     GuessStopsAtMin,
     /// A node that is disconnected drops its promise at once, charged or not.
     ForgetDraining,
+    /// What is reserved is there for others.
+    ForgetReserved,
+    /// Objects of one charge share no frame with those of another.
+    RoundObjectsEach,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Planted; 6] = [
+        Planted::RefuseExactFill,
+        Planted::AtomicStopsAtMin,
+        Planted::GuessStopsAtMin,
+        Planted::ForgetDraining,
+        Planted::ForgetReserved,
+        Planted::RoundObjectsEach,
+    ];
 }
 
 /// The naive model.
@@ -92,7 +133,7 @@ pub struct Model {
     pub config: TraceHeader,
     /// The tree: the root, then nodes as they were added.
     pub nodes: Vec<Node>,
-    /// Every live frame, run and charge.
+    /// Every live frame, run, charge and promise.
     pub held: Vec<Option<Held>>,
     /// Places in `held` that are free again.
     spare: Vec<usize>,
@@ -105,7 +146,8 @@ pub struct Model {
 impl Model {
     /// The model of a pool that nothing has been done to.
     pub fn new(config: TraceHeader) -> Model {
-        let root = Node { parent: None, own: 0, connected: true, peak: 0, failures: 0 };
+        let root =
+            Node { parent: None, own: 0, connected: true, peak: 0, failures: 0, per_frame: 0 };
         Model {
             config,
             nodes: vec![root],
@@ -167,9 +209,32 @@ impl Model {
         at.is_some()
     }
 
-    /// What is charged to a node itself.
+    /// Frames promised out of ordinary memory and not drawn yet.
+    pub fn reserved(&self) -> u32 {
+        self.live().map(|h| h.reserved).sum()
+    }
+
+    /// Objects charged to a node itself.
+    pub fn objects(&self, node: usize) -> u64 {
+        let of_node = self.live().filter_map(|h| h.objects).filter(|o| o.0 == node);
+        of_node.map(|o| u64::from(o.1)).sum()
+    }
+
+    /// What is charged to a node itself. Its objects share frames.
     pub fn direct(&self, node: usize) -> u32 {
-        self.live().filter_map(|h| h.charge).filter(|c| c.0 == node).map(|c| c.1).sum()
+        let (mut frames, mut objects) = (0, 0u64);
+        let per_frame = u64::from(self.nodes[node].per_frame.max(1));
+        for held in self.live() {
+            frames += held.charge.filter(|c| c.0 == node).map_or(0, |c| c.1);
+            let more = held.objects.filter(|o| o.0 == node).map_or(0, |o| u64::from(o.1));
+            objects += if self.plants(Planted::RoundObjectsEach) {
+                more.next_multiple_of(per_frame)
+            } else {
+                more
+            };
+        }
+        // At most a limit, which is a u32.
+        frames + objects.div_ceil(per_frame) as u32
     }
 
     /// What is charged to a node and below.
@@ -213,7 +278,8 @@ impl Model {
         } else {
             headroom
         };
-        self.floor().saturating_add(over)
+        let reserved = if self.plants(Planted::ForgetReserved) { 0 } else { self.reserved() };
+        self.floor().saturating_add(reserved).saturating_add(over)
     }
 
     /// Charges `n` frames for something of `frames` frames, or says which node refused.
@@ -221,6 +287,22 @@ impl Model {
     /// # Errors
     /// The node that refused.
     pub fn charge(&mut self, node: usize, n: u32, frames: u32) -> Result<(), usize> {
+        let held = Held { frames, charge: Some((node, n)), ..Held::default() };
+        self.hold_charged(node, n.into(), held)
+    }
+
+    /// Charges `n` objects: the frames that they need beyond those that the node's objects have.
+    ///
+    /// # Errors
+    /// The node that refused.
+    pub fn charge_objects(&mut self, node: usize, n: u32) -> Result<(), usize> {
+        let (before, per_frame) = (self.objects(node), u64::from(self.nodes[node].per_frame));
+        let frames = (before + u64::from(n)).div_ceil(per_frame) - before.div_ceil(per_frame);
+        self.hold_charged(node, frames, Held { objects: Some((node, n)), ..Held::default() })
+    }
+
+    /// Holds something if `n` frames more may be charged to the node and all above it.
+    fn hold_charged(&mut self, node: usize, n: u64, held: Held) -> Result<(), usize> {
         if !self.nodes[node].connected {
             self.nodes[node].failures += 1;
             return Err(node);
@@ -228,15 +310,13 @@ impl Model {
         let exact = u32::from(self.plants(Planted::RefuseExactFill));
         let mut at = Some(node);
         while let Some(here) = at {
-            if u64::from(self.usage(here)) + u64::from(n) + u64::from(exact)
-                > u64::from(self.limit(here))
-            {
+            if u64::from(self.usage(here)) + n + u64::from(exact) > u64::from(self.limit(here)) {
                 self.nodes[here].failures += 1;
                 return Err(here);
             }
             at = self.nodes[here].parent;
         }
-        self.hold(Held { frames, charge: Some((node, n)) });
+        self.hold(held);
         for here in 0..self.nodes.len() {
             self.nodes[here].peak = self.nodes[here].peak.max(self.usage(here));
         }
@@ -254,14 +334,14 @@ impl Model {
         by_scope: bool,
     ) -> Result<Option<usize>, Refused> {
         let (free, watermark) = (self.free(), self.mark(gfp));
-        let ordinary = Held { frames: 1, charge: None };
+        let ordinary = Held { frames: 1, ..Held::default() };
         if free > watermark {
             self.hold(ordinary);
             return Ok(None);
         }
         match who.filter(|_| !gfp.contains(Gfp::NOMEMALLOC)) {
             None => Err(Refused::AtWatermark(free, watermark)),
-            Some(_) if free == 0 => Err(Refused::Exhausted),
+            Some(_) if free <= self.reserved() => Err(Refused::Exhausted),
             Some(_) if !self.config.reserve && by_scope => {
                 self.hold(ordinary);
                 Ok(None)
@@ -283,8 +363,59 @@ impl Model {
         if frames > 0 && u64::from(free) < u64::from(min) + u64::from(frames) {
             return Err(Refused::AtWatermark(free, min));
         }
-        self.hold(Held { frames, charge: None });
+        self.hold(Held { frames, ..Held::default() });
         Ok(())
+    }
+
+    /// Promises `n` frames, if as many ordinary allocations one by one would succeed; else all of them from
+    /// the caller's reserve. Says which node is charged.
+    ///
+    /// # Errors
+    /// Why it should be refused.
+    pub fn reserve(
+        &mut self,
+        n: u32,
+        who: Option<usize>,
+        by_scope: bool,
+    ) -> Result<Option<usize>, NotReserved> {
+        let (free, min) = (self.free(), self.mark(Gfp::KERNEL));
+        let is_ordinary = u64::from(free) >= u64::from(min) + u64::from(n);
+        let is_ablated = !self.config.reserve
+            && (who.is_some() && by_scope)
+            && u64::from(free) >= u64::from(self.reserved()) + u64::from(n);
+        if is_ordinary || is_ablated {
+            self.hold(Held { reserved: n, ..Held::default() });
+            return Ok(None);
+        }
+        let most = self.floor().saturating_add(self.config.headroom);
+        let most = self.config.frames.saturating_sub(most);
+        match who {
+            Some(node) if self.config.reserve && self.charge(node, n, 0).is_ok() => Ok(Some(node)),
+            None if n > most => Err(NotReserved::TooLarge { most }),
+            _ => Err(NotReserved::Short { free, watermark: min }),
+        }
+    }
+
+    /// Draws a frame of the promise at a place, which owes one. Says which node it is charged to: that of the
+    /// promise, unless there is ordinary memory.
+    ///
+    /// # Panics
+    /// If it owes none.
+    pub fn draw(&mut self, at: usize) -> Option<usize> {
+        let has_room = self.free() > self.mark(Gfp::KERNEL);
+        let owed = self.held[at].as_mut().expect("it is alive").take_off(1);
+        let charge = owed.charge.filter(|_| !has_room);
+        self.hold(Held { frames: 1, charge, ..Held::default() });
+        charge.map(|(node, _)| node)
+    }
+
+    /// Makes a promise of its own of `n` frames that the one at a place owes.
+    ///
+    /// # Panics
+    /// If it owes fewer.
+    pub fn split(&mut self, at: usize, n: u32) {
+        let part = self.held[at].as_mut().expect("it is alive").take_off(n);
+        self.hold(part);
     }
 
     /// Makes an ordinary frame of the one at a place, if an ordinary allocation would succeed.
@@ -300,7 +431,14 @@ impl Model {
     /// Adds a node, not connected.
     pub fn add(&mut self, parent: usize, own: u32) {
         let parent = Some(parent);
-        self.nodes.push(Node { parent, own, connected: false, peak: 0, failures: 0 });
+        self.nodes.push(Node {
+            parent,
+            own,
+            connected: false,
+            peak: 0,
+            failures: 0,
+            per_frame: 0,
+        });
     }
 
     /// Makes a change of the tree, or nothing.
@@ -325,7 +463,7 @@ impl Model {
             Err(ChangeRefused::InUse)
         } else if self.config.reserve
             && after > promised
-            && self.free() + self.charged_frames() < after
+            && self.free() + self.charged_frames() < after.saturating_add(self.reserved())
         {
             Err(ChangeRefused::CannotSecure(after - promised, self.free()))
         } else {

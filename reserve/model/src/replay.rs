@@ -5,16 +5,19 @@
 //! that. The pool takes time in proportion to the operations; the model looks at every live object for
 //! each of them, some hundred nanoseconds an object in a debug build.
 
+mod holdings;
+mod side;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io::Read;
 
 use netswap_reserve::trace::{Changed, Refusal, Taken, TraceError, TraceOp, TraceReader, Who};
-use netswap_reserve::{
-    Charge, EmergencyScope, Frame, FrameRun, Gfp, PagePool, PoolError, ReserveId,
-};
+use netswap_reserve::{EmergencyScope, Frame, FrameRun, Gfp, PagePool, PoolError, ReserveId};
 
-use crate::model::{Change, ChangeRefused, Model};
+use crate::model::Model;
+use holdings::Holdings;
+use side::ModelSide;
 
 /// Who answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +80,7 @@ pub enum ReplayError {
     },
 }
 
-/// The counters of a node.
+/// The counters of a node, and at the root what is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "as in `ReserveInfo`")]
 pub struct Counters {
@@ -87,6 +90,8 @@ pub struct Counters {
     pub usage: u32,
     pub peak: u32,
     pub failures: u64,
+    pub objects: u64,
+    pub reserved: u32,
 }
 
 /// What was replayed.
@@ -145,7 +150,7 @@ pub struct Replay {
     ids: Vec<ReserveId>,
     /// Live frames and runs by the (first) index that they were recorded with.
     live: HashMap<u32, Live>,
-    charges: HashMap<(u16, u32), Vec<Charge>>,
+    holdings: Holdings,
     /// Operations of the turn of the lock that is still being read.
     turn: Vec<TraceOp>,
     model: Option<ModelSide>,
@@ -164,7 +169,7 @@ impl Replay {
             pool,
             ids: vec![ReserveId::ROOT],
             live: HashMap::new(),
-            charges: HashMap::new(),
+            holdings: Holdings::default(),
             turn: Vec::new(),
             model: None,
             done: Replayed::default(),
@@ -297,17 +302,35 @@ impl Replay {
                 let changed = Changed::of(&self.pool.resize(self.id(node), own));
                 TraceOp::Resize { node, own, changed }
             }
-            TraceOp::Charge { node, frames, .. } => {
-                let charged = self.pool.charge(self.id(node), frames);
-                let done = charged.is_ok();
-                self.charges.entry((node, frames)).or_default().extend(charged.ok());
-                TraceOp::Charge { node, frames, done }
+            TraceOp::Charge { node, .. }
+            | TraceOp::Uncharge { node, .. }
+            | TraceOp::CountObjects { node, .. }
+            | TraceOp::ChargeObjects { node, .. }
+            | TraceOp::UnchargeObjects { node, .. } => {
+                let id = self.id(node);
+                self.holdings.charge(&self.pool, id, op).map_err(|what| self.impossible(what))?
             }
-            TraceOp::Uncharge { node, frames } => {
-                // Charges of the same node and number are one like the other.
-                if self.charges.get_mut(&(node, frames)).and_then(Vec::pop).is_none() {
-                    return Err(self.impossible("a charge is released that was not made"));
-                }
+            TraceOp::Reserve { who, .. } => {
+                let _scope = match who {
+                    Who::Scope(node) => Some(EmergencyScope::enter(&self.pool, self.id(node))),
+                    _ => None,
+                };
+                let call = match who {
+                    Who::Call(node) => Some(self.id(node)),
+                    _ => None,
+                };
+                self.holdings.reserve(&self.pool, call, op)
+            }
+            TraceOp::Draw { from, frame: index, .. } => {
+                let drawn = self.holdings.draw(from).map_err(|what| self.impossible(what))?;
+                let charged = drawn.charged_to().is_some();
+                self.count(Ok(Taken { frame: index, charged }));
+                self.keep(index, Live::Frame(drawn))?;
+                TraceOp::Draw { from, frame: index, charged }
+            }
+            TraceOp::Unreserve { from, frames } => {
+                let ended = self.holdings.unreserve(from, frames);
+                ended.map_err(|what| self.impossible(what))?;
                 op
             }
             TraceOp::SetAside { frames, outcome: recorded } => {
@@ -439,6 +462,8 @@ impl Replay {
                 usage: info.usage,
                 peak: info.peak,
                 failures: info.failures,
+                objects: info.objects,
+                reserved: if at == 0 { self.pool.reservation_stats().frames } else { 0 },
             };
             let node = &model.nodes[at];
             let model = Counters {
@@ -448,110 +473,13 @@ impl Replay {
                 usage: model.usage(at),
                 peak: node.peak,
                 failures: node.failures,
+                objects: model.objects(at),
+                reserved: if at == 0 { model.reserved() } else { 0 },
             };
             if pool != model {
                 return Err(ReplayError::Counters { op: self.done.ops, node: at, pool, model });
             }
         }
         Ok(())
-    }
-}
-
-/// The model, and where it keeps what the trace names. The pool has answered before it is asked, so
-/// everything named exists.
-struct ModelSide {
-    model: Model,
-    /// Places of frames and runs, by (first) index.
-    frames: HashMap<u32, usize>,
-    charges: HashMap<(u16, u32), Vec<usize>>,
-}
-
-impl ModelSide {
-    fn new(model: Model) -> ModelSide {
-        ModelSide { model, frames: HashMap::new(), charges: HashMap::new() }
-    }
-
-    /// The operation with the outcome that it should have.
-    fn answer(&mut self, op: TraceOp) -> TraceOp {
-        let ModelSide { model, frames, charges } = self;
-        match op {
-            TraceOp::Alloc { gfp, who, more, outcome: recorded } => {
-                let by_scope = matches!(who, Who::Scope(_));
-                let outcome = match model.alloc(gfp, who.node().map(usize::from), by_scope) {
-                    Ok(charge) => {
-                        let frame = recorded.map_or(u32::MAX, |taken| taken.frame);
-                        frames.insert(frame, model.newest);
-                        Ok(Taken { frame, charged: charge.is_some() })
-                    }
-                    Err(refused) => Err(refused.into()),
-                };
-                TraceOp::Alloc { gfp, who, more, outcome }
-            }
-            TraceOp::Free { frame, .. } => {
-                // The frames of a run beyond the first are in its place.
-                if let Some(place) = frames.remove(&frame) {
-                    model.let_go(place);
-                }
-                op
-            }
-            TraceOp::Exchange { frame, gfp, .. } => {
-                let done = frames.get(&frame).is_some_and(|&place| model.exchange(place, gfp));
-                TraceOp::Exchange { frame, gfp, done }
-            }
-            TraceOp::AddReserve { parent, own } => {
-                model.add(parent.into(), own);
-                op
-            }
-            TraceOp::Connect { node, .. } => {
-                TraceOp::Connect { node, changed: self.change(Change::Connect(node.into())) }
-            }
-            TraceOp::Disconnect { node, .. } => {
-                TraceOp::Disconnect { node, changed: self.change(Change::Disconnect(node.into())) }
-            }
-            TraceOp::Resize { node, own, .. } => {
-                let changed = self.change(Change::Resize(node.into(), own));
-                TraceOp::Resize { node, own, changed }
-            }
-            TraceOp::Charge { node, frames: n, .. } => {
-                let done = model.charge(node.into(), n, 0).is_ok();
-                if done {
-                    charges.entry((node, n)).or_default().push(model.newest);
-                }
-                TraceOp::Charge { node, frames: n, done }
-            }
-            TraceOp::Uncharge { node, frames: n } => {
-                if let Some(place) = charges.get_mut(&(node, n)).and_then(Vec::pop) {
-                    model.let_go(place);
-                }
-                op
-            }
-            TraceOp::SetAside { frames: n, outcome: recorded } => {
-                let outcome = match (model.set_aside(n), recorded) {
-                    (Ok(()), Ok(first)) => {
-                        frames.insert(first, model.newest);
-                        Ok(first)
-                    }
-                    // Enough frames, but not in a row: that depends on where they lie.
-                    (Ok(()), Err(Refusal::Exhausted)) => {
-                        model.let_go(model.newest);
-                        recorded
-                    }
-                    (Ok(()), Err(_)) => Ok(u32::MAX),
-                    (Err(refused), _) => Err(refused.into()),
-                };
-                TraceOp::SetAside { frames: n, outcome }
-            }
-            TraceOp::Check { .. } => {
-                TraceOp::Check { free: model.free(), floor: model.floor(), usage: model.usage(0) }
-            }
-        }
-    }
-
-    fn change(&mut self, change: Change) -> Changed {
-        match self.model.change(change) {
-            Ok(()) => Changed::Done,
-            Err(ChangeRefused::InUse) => Changed::InUse,
-            Err(ChangeRefused::CannotSecure(..)) => Changed::CannotSecure,
-        }
     }
 }

@@ -1,62 +1,28 @@
 //! A pool and its model side by side: each operation is done to both, and both must answer the same.
 
+mod promises;
+
 use netswap_reserve::trace::TraceHeader;
 use netswap_reserve::{
-    AllocError, Charge, EmergencyScope, Frame, FrameId, FrameRun, Gfp, PAGE_SIZE, PagePool,
-    PageRef, PoolConfig, ReserveError, ReserveId,
+    AllocError, Charge, EmergencyScope, Frame, FrameId, FrameRun, Gfp, ObjectCharge, PAGE_SIZE,
+    PagePool, PageRef, PoolConfig, Reservation, ReserveError, ReserveId,
 };
 
 use crate::model::{Change, ChangeRefused, Model, Refused};
+use crate::op::{Op, Who, gfp};
 
 /// Frames of [`config`].
 pub const FRAMES: u32 = 96;
 
+/// Objects that share a frame, at every node of a [`World`].
+pub const PER_FRAME: u32 = 4;
+
+/// Nodes that a [`World`] has at most.
+const NODES_MAX: usize = 8;
+
 /// A pool small enough to run out of memory soon.
 pub fn config() -> PoolConfig {
     PoolConfig { headroom: 10, low_gap: 6, high_gap: 4, magazine: 0, ..PoolConfig::new(FRAMES) }
-}
-
-/// Who makes an allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
-    /// Not entitled.
-    Nobody,
-    /// Inside the scope of a reserve.
-    Scope(usize),
-    /// With a reserve named on the call.
-    Call(usize),
-}
-
-/// One step. Indices choose among what there is, modulo its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "a variant is the call of that name, and its numbers the arguments"
-)]
-pub enum Op {
-    Alloc(u8, Who),
-    Burst(u8, usize, u8),
-    Free(usize),
-    FreeBurst(usize, u8),
-    Park(usize),
-    Unpark(usize),
-    Share(usize),
-    Clone(usize),
-    Unshare(usize),
-    Add(usize, u32),
-    Connect(usize),
-    Disconnect(usize),
-    Resize(usize, u32),
-    Charge(usize, u32),
-    Uncharge(usize),
-    SetAside(u32),
-    FreeRun(usize),
-    Exchange(usize, u8),
-}
-
-/// The flags among `bits` that exist.
-pub fn gfp(bits: u8) -> Gfp {
-    Gfp::from_bits_truncate(bits)
 }
 
 /// Something of the pool that is alive.
@@ -66,6 +32,8 @@ pub enum Object {
     Parked(FrameId),
     Shared(PageRef),
     Charge(Charge),
+    Objects(ObjectCharge),
+    Reservation(Reservation<'static>),
     Run(FrameRun),
 }
 
@@ -74,6 +42,8 @@ pub enum Object {
 pub struct Shown {
     /// Frames free.
     pub free: u32,
+    /// Frames reserved.
+    pub reserved: u32,
     /// Limit, usage, own, connected of each node; the counters of failures and the peak are history.
     pub nodes: Vec<(u32, u32, u32, bool)>,
 }
@@ -124,9 +94,13 @@ impl World {
     /// If such a pool cannot be made, or its counts would not be exact.
     pub fn with(config: PoolConfig) -> World {
         assert_eq!(config.magazine, 0, "the model knows no magazines");
+        let mut model = Model::new(TraceHeader::of(&config));
+        let pool = PagePool::new(config);
+        pool.count_objects(ReserveId::ROOT, PER_FRAME);
+        model.nodes[0].per_frame = PER_FRAME;
         World {
-            model: Model::new(TraceHeader::of(&config)),
-            pool: PagePool::new(config),
+            model,
+            pool,
             ids: vec![ReserveId::ROOT],
             objects: Vec::new(),
         }
@@ -136,6 +110,7 @@ impl World {
     pub fn shown(&self) -> Shown {
         Shown {
             free: self.pool.free_frames(),
+            reserved: self.pool.reservation_stats().frames,
             nodes: self
                 .pool
                 .reserve_info()
@@ -158,8 +133,11 @@ impl World {
             assert_eq!(info.peak, node.peak, "peak of node {i}");
             assert_eq!(info.failures, node.failures, "failures of node {i}");
             assert_eq!((info.own, info.connected), (node.own, node.connected));
+            assert_eq!(info.objects, self.model.objects(i), "objects of node {i}");
         }
+        assert_eq!(self.pool.reservation_stats().frames, self.model.reserved(), "reserved");
         assert_eq!(self.pool.watermarks().floor, self.model.floor());
+        assert_eq!(self.pool.watermarks().min, self.model.mark(Gfp::KERNEL));
     }
 
     fn pick(&self, i: usize, is: impl Fn(&Object) -> bool) -> Option<usize> {
@@ -333,10 +311,13 @@ impl World {
                 Outcome::Done
             }
             Op::Add(i, own) => {
-                if self.ids.len() < 8 {
+                if self.ids.len() < NODES_MAX {
                     let parent = self.node(i);
-                    self.ids.push(self.pool.add_reserve(self.ids[parent], "node", own));
+                    let id = self.pool.add_reserve(self.ids[parent], "node", own);
+                    self.pool.count_objects(id, PER_FRAME);
                     self.model.add(parent, own);
+                    self.model.nodes[self.ids.len()].per_frame = PER_FRAME;
+                    self.ids.push(id);
                 }
                 Outcome::Done
             }
@@ -357,22 +338,45 @@ impl World {
             }
             Op::Charge(i, n) => {
                 let node = self.node(i);
-                let got = self.pool.charge(self.ids[node], n);
-                match (got, self.model.charge(node, n, 0)) {
-                    (Ok(charge), Ok(())) => {
-                        assert_eq!((charge.frames(), charge.reserve()), (n, self.ids[node]));
-                        self.objects.push((self.model.newest, Object::Charge(charge)));
-                        Outcome::Done
-                    }
-                    (Err(ReserveError::AtLimit { usage, limit, .. }), Err(at)) => {
-                        assert_eq!((usage, limit), (self.model.usage(at), self.model.limit(at)));
-                        Outcome::Failed
-                    }
-                    (got, want) => panic!("the pool says {got:?}, the model {want:?}"),
-                }
+                let got = self.pool.charge(self.ids[node], n).map(|charge| {
+                    assert_eq!((charge.frames(), charge.reserve()), (n, self.ids[node]));
+                    Object::Charge(charge)
+                });
+                let want = self.model.charge(node, n, 0);
+                self.charged(got, want)
+            }
+            Op::ChargeBytes(i, bytes) => {
+                let node = self.node(i);
+                let got = self.pool.charge_bytes(self.ids[node], bytes).map(Object::Charge);
+                let want = self.model.charge(node, bytes.div_ceil(PAGE_SIZE) as u32, 0);
+                self.charged(got, want)
+            }
+            Op::ChargeObjects(i, n) => {
+                let node = self.node(i);
+                let got = self.pool.charge_objects(self.ids[node], n).map(|charge| {
+                    assert_eq!((charge.objects(), charge.reserve()), (n, self.ids[node]));
+                    Object::Objects(charge)
+                });
+                let want = self.model.charge_objects(node, n);
+                self.charged(got, want)
             }
             Op::Uncharge(i) => {
-                if let Some(at) = self.pick(i, |o| matches!(o, Object::Charge(_))) {
+                let is_charge = |o: &Object| matches!(o, Object::Charge(_) | Object::Objects(_));
+                if let Some(at) = self.pick(i, is_charge) {
+                    drop(self.let_go(at));
+                }
+                Outcome::Done
+            }
+            Op::Reserve(n, who) => self.reserve(n, who),
+            Op::Draw(i, scope) => {
+                let scope = scope.map(|i| self.ids[self.node(i)]);
+                // Whatever the scope that is entered in between.
+                let _scope = scope.map(|id| EmergencyScope::enter(&self.pool, id));
+                self.draw(i)
+            }
+            Op::Split(i, n) => self.split(i, n),
+            Op::EndReservation(i) => {
+                if let Some(at) = self.pick(i, |o| matches!(o, Object::Reservation(_))) {
                     drop(self.let_go(at));
                 }
                 Outcome::Done
@@ -413,6 +417,21 @@ impl World {
         }
     }
 
+    /// Checks a charge, and keeps it.
+    fn charged(&mut self, got: Result<Object, ReserveError>, want: Result<(), usize>) -> Outcome {
+        match (got, want) {
+            (Ok(object), Ok(())) => {
+                self.objects.push((self.model.newest, object));
+                Outcome::Done
+            }
+            (Err(ReserveError::AtLimit { usage, limit, .. }), Err(at)) => {
+                assert_eq!((usage, limit), (self.model.usage(at), self.model.limit(at)));
+                Outcome::Failed
+            }
+            (got, want) => panic!("the pool says {:?}, the model {want:?}", got.map(|_| ())),
+        }
+    }
+
     /// Checks a change of the tree against the same change made to the model.
     fn changed(&mut self, got: Result<(), ReserveError>, change: Change) -> Outcome {
         match (got, self.model.change(change)) {
@@ -441,6 +460,7 @@ impl World {
             }
         }
         assert_eq!(self.pool.free_frames(), self.pool.frames(), "all frames are back");
+        assert_eq!(self.pool.reservation_stats().frames, 0, "nothing is reserved any more");
         for info in self.pool.reserve_info() {
             assert_eq!(info.usage, 0, "nothing is charged any more");
         }

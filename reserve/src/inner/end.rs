@@ -22,10 +22,11 @@ impl Inner {
             let inner = unsafe { pool.as_ref() };
             let mut guard = inner.lock();
             let state = &mut *guard;
-            if state.recorder.is_some()
-                && let Amount::Frames(n) = amount
-            {
-                state.note(TraceOp::Uncharge { node, frames: n });
+            if state.recorder.is_some() {
+                state.note(match amount {
+                    Amount::Frames(frames) => TraceOp::Uncharge { node, frames },
+                    Amount::Objects(objects) => TraceOp::UnchargeObjects { node, objects },
+                });
             }
             let fell = match amount {
                 Amount::Frames(n) => state.tree.uncharge(node, n),

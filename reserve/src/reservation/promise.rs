@@ -5,6 +5,7 @@ use crate::inner::{Caller, Inner};
 use crate::state::State;
 use crate::stock::Section;
 use crate::sync::atomic::Ordering;
+use crate::trace::TraceOp;
 
 /// What a waiter for a promise is told: the node charged, if any.
 pub(crate) fn promise_code(charged: Option<u16>) -> u32 {
@@ -27,7 +28,12 @@ impl Inner {
                 state.reservations.failures += 1;
                 let (free, watermark) = (state.free, state.marks.min);
                 let short = ReservationError::Short { wanted: n, free, watermark };
-                Some(self.is_too_large(state, n, caller).unwrap_or(short))
+                let error = self.is_too_large(state, n, caller).unwrap_or(short);
+                if state.recorder.is_some() {
+                    let (who, outcome) = (self.who(caller), Err(error.into()));
+                    state.note(TraceOp::Reserve { who, frames: n, outcome });
+                }
+                Some(error)
             }
         };
         let (alarm, short) = (state.tree.alarmed(), !state.plenty);
@@ -58,9 +64,9 @@ impl Inner {
             true => None,
             false => self.promise_entitled(state, n, caller)?,
         };
-        // What a reservation does later is not noted either: from here on there is no trace.
         if state.recorder.is_some() {
-            state.note_foreign();
+            let who = self.who(caller);
+            state.note(TraceOp::Reserve { who, frames: n, outcome: Ok(charged) });
         }
         state.charges += 1;
         state.reservations.granted += 1;
@@ -121,6 +127,9 @@ impl Inner {
         let mut guard = self.lock();
         let state = &mut *guard;
         self.take_back(state, charged, n);
+        if state.recorder.is_some() {
+            state.note_unreserve(charged, n);
+        }
         state.charges -= handles;
         let woken = self.serve(state);
         self.note_plenty(state);
@@ -147,6 +156,11 @@ impl Inner {
                 self.take_back(state, charged, lag - 1);
             }
             charged => self.take_back(state, charged, lag),
+        }
+        if state.recorder.is_some() {
+            let over = charged.is_some() && !ordinary;
+            state.note(TraceOp::Draw { from: charged, frame: index, charged: over });
+            state.note_unreserve(charged, lag - 1);
         }
         state.lowest_free = state.lowest_free.min(state.free);
         let woken = self.serve(state);

@@ -9,9 +9,15 @@
 //!
 //! # What is in it
 //!
-//! Frames (allocated, freed, set aside, exchanged), the tree (added, connected, resized), and charges.
-//! Not in it: parking and sharing, which move a handle and no count, and what is read from the pool.
-//! Frames are named by their index. A burst is one operation a frame, all but the first marked `more`.
+//! Frames (allocated, freed, set aside, exchanged), the tree (added, connected, resized), charges, and
+//! reservations. Not in it: parking, sharing and splitting, which move a handle and no count, and what is read
+//! from the pool. Frames are named by their index. A burst is one operation a frame, all but the first marked
+//! `more`.
+//!
+//! Reservations have no names. What the pool knows of them are the frames that it still owes, of ordinary
+//! memory and of each node that is charged for it, so a draw says which of these it took from. A charge in bytes
+//! is the frames that they fill. An object that is drawn is what it does to the pool: a page drawn, or a promise
+//! that is needed no more.
 //!
 //! # The format, version 1
 //!
@@ -30,16 +36,21 @@
 //!   5 connect      0-1: 0 done, 1 in use, 2 short  node
 //!   6 disconnect   as connect                      node
 //!   7 resize       as connect                      node own
-//!   8 charge       0: done                         node frames
-//!   9 uncharge                                     node frames
+//!   8 charge       0: done, 1: objects             node number
+//!   9 uncharge     1: objects                      node number
 //!  10 set aside                                    frames outcome
 //!  11 check                                        free floor usage-of-the-root
+//!  12 reserve      0-1: who                        [node] frames promised
+//!  13 draw         0: of a node, 1: charged        [node] frame
+//!  14 unreserve    0: of a node                    [node] frames
+//!  15 count                                        node objects-a-frame
 //!
 //!   who            0 nobody, 1 a scope, 2 the call; a node follows unless 0
 //!   outcome        0 frame | 1 frame (charged) | 2 free watermark | 3 (used up) | 4 (exhausted)
+//!   promised       0 | 1 (charged) | 2 free watermark | 5 the most that ever can be
 //! ```
 //!
-//! Nodes are numbered from the root, 0, in the order in which they were added. A check is written now
+//! All codes are taken: an operation more would be another version. Nodes are numbered from the root, 0, in the order in which they were added. A check is written now
 //! and then, so that a replay that goes another way is noticed soon after.
 
 mod reader;
@@ -52,6 +63,7 @@ pub use record::{RECORD_BUFFER_MIN, RecordError, Recording};
 
 use crate::gfp::Gfp;
 use crate::pool::{AllocError, PoolConfig};
+use crate::reservation::ReservationError;
 use crate::reserves::ReserveError;
 
 /// What a file begins with.
@@ -154,6 +166,34 @@ impl From<AllocError> for Refusal {
     }
 }
 
+/// Why nothing was reserved: [`ReservationError`] without what was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReserved {
+    /// [`ReservationError::Short`]
+    Short {
+        /// Frames free.
+        free: u32,
+        /// The min watermark.
+        watermark: u32,
+    },
+    /// [`ReservationError::TooLarge`]
+    TooLarge {
+        /// Frames that could be reserved if nothing else was in use.
+        most: u32,
+    },
+}
+
+impl From<ReservationError> for NotReserved {
+    fn from(error: ReservationError) -> NotReserved {
+        match error {
+            ReservationError::Short { free, watermark, .. } => {
+                NotReserved::Short { free, watermark }
+            }
+            ReservationError::TooLarge { most, .. } => NotReserved::TooLarge { most },
+        }
+    }
+}
+
 /// What became of a change of the tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
@@ -198,6 +238,19 @@ pub enum TraceOp {
     Charge { node: u16, frames: u32, done: bool },
     /// The end of such a charge.
     Uncharge { node: u16, frames: u32 },
+    /// A node was told how many objects share a frame.
+    CountObjects { node: u16, per_frame: u32 },
+    /// A charge of objects.
+    ChargeObjects { node: u16, objects: u32, done: bool },
+    /// The end of such a charge.
+    UnchargeObjects { node: u16, objects: u32 },
+    /// Frames were to be promised to a reservation; the node that is charged for them, if one is.
+    Reserve { who: Who, frames: u32, outcome: Result<Option<u16>, NotReserved> },
+    /// A frame was drawn from what is promised `from` a node, or (`None`) from ordinary memory. `charged`:
+    /// the charge went over to the frame.
+    Draw { from: Option<u16>, frame: u32, charged: bool },
+    /// A promise, or a part of it, that ended without a frame.
+    Unreserve { from: Option<u16>, frames: u32 },
     /// A run was to be set aside; its first frame.
     SetAside { frames: u32, outcome: Result<u32, Refusal> },
     /// No operation: what the pool showed at this point.

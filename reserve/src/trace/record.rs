@@ -8,10 +8,11 @@
 use std::io::{self, Write};
 
 use super::wire::{self, HEADER_BYTES_MAX, OP_BYTES_MAX};
-use super::{Changed, TraceHeader, TraceOp};
+use super::{Changed, TraceHeader, TraceOp, Who};
+use crate::inner::Inner;
 use crate::pool::PagePool;
 use crate::reserves::{Change, ReserveError};
-use crate::state::State;
+use crate::state::{Caller, State};
 
 /// The smallest buffer that [`PagePool::record`] makes: some hundred operations.
 pub const RECORD_BUFFER_MIN: usize = 4096;
@@ -37,9 +38,6 @@ pub enum RecordError {
         /// Operations that were not noted.
         lost: u64,
     },
-    /// The pool was used in a way that a trace has no operation for.
-    #[error("reservations, and charges in objects, cannot be recorded")]
-    Foreign,
     /// The trace cannot be written.
     #[error("cannot write: {0}")]
     Io(#[from] io::Error),
@@ -53,15 +51,10 @@ pub(crate) struct Recorder {
     /// Operations since the last check.
     unchecked: u64,
     lost: u64,
-    /// Something happened that no operation of a trace says; nothing is noted from then on.
-    foreign: bool,
 }
 
 impl Recorder {
     fn failure(&self) -> Result<(), RecordError> {
-        if self.foreign {
-            return Err(RecordError::Foreign);
-        }
         if self.lost > 0 {
             return Err(RecordError::Overflow { lost: self.lost });
         }
@@ -69,9 +62,6 @@ impl Recorder {
     }
 
     fn push(&mut self, op: &TraceOp) {
-        if self.foreign {
-            return;
-        }
         if self.lost > 0 || self.bytes.capacity() - self.bytes.len() < OP_BYTES_MAX {
             self.lost += 1;
             return;
@@ -106,12 +96,12 @@ impl State {
         });
     }
 
-    /// Ends what can be recorded: something was done that a trace has no operation for.
+    /// Notes that frames of a promise were given back.
     #[cold]
     #[inline(never)]
-    pub(crate) fn note_foreign(&mut self) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.foreign = true;
+    pub(crate) fn note_unreserve(&mut self, from: Option<u16>, frames: u32) {
+        if frames > 0 {
+            self.note(TraceOp::Unreserve { from, frames });
         }
     }
 
@@ -126,6 +116,18 @@ impl State {
                 recorder.push(&TraceOp::Check { free, floor, usage });
                 recorder.unchecked = 0;
             }
+        }
+    }
+}
+
+impl Inner {
+    /// Who asks, as a trace has it.
+    #[cold]
+    pub(crate) fn who(&self, caller: Caller) -> Who {
+        match caller.entitled.map(|reserve| reserve.node(self.id)) {
+            None => Who::Nobody,
+            Some(node) if caller.by_scope => Who::Scope(node),
+            Some(node) => Who::Call(node),
         }
     }
 }
@@ -156,15 +158,23 @@ impl PagePool {
         let capacity = buffer_bytes.max(RECORD_BUFFER_MIN);
         let mut bytes = Vec::with_capacity(capacity);
         wire::put_header(&mut bytes, &TraceHeader::of(&inner.config));
-        let recorder = Box::new(Recorder { bytes, ops: 0, unchecked: 0, lost: 0, foreign: false });
+        let recorder = Box::new(Recorder { bytes, ops: 0, unchecked: 0, lost: 0 });
         let spare = Vec::with_capacity(capacity);
         let mut state = inner.lock();
         let refused = if state.recorder.is_some() {
             RecordError::Running
-        } else if state.free < inner.config.frames || state.charges > 0 || state.tree.len() > 1 {
+        } else if state.free < inner.config.frames
+            || state.charges > 0
+            || state.tree.len() > 1
+            || state.tree.floor() > 0
+        {
             RecordError::NotFresh
         } else {
             state.recorder = Some(recorder);
+            // The one thing that a root may have been told before.
+            if let Some(per_frame) = state.tree.counts_objects(0) {
+                state.note(TraceOp::CountObjects { node: 0, per_frame });
+            }
             drop(state);
             return Ok(Recording { pool: self.clone(), spare });
         };
@@ -227,11 +237,15 @@ impl Drop for Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{TraceError, TraceReader};
-    use crate::{Gfp, PoolConfig, ReservationSpec, ReserveId};
+    use crate::trace::{NotReserved, TraceError, TraceReader};
+    use crate::{Gfp, PoolConfig, ReservationSpec, ReserveId, SlabCache};
+
+    fn pool_config() -> PoolConfig {
+        PoolConfig { magazine: 0, ..PoolConfig::new(64) }
+    }
 
     fn pool() -> PagePool {
-        PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(64) })
+        PagePool::new(pool_config())
     }
 
     #[test]
@@ -288,22 +302,47 @@ mod tests {
     }
 
     #[test]
-    fn what_a_trace_has_no_operation_for_ends_the_recording() {
-        let charge: fn(&PagePool) = |pool| {
-            pool.count_objects(ReserveId::ROOT, 4);
-            drop(pool.charge_objects(ReserveId::ROOT, 1));
+    fn a_root_that_was_set_up_before_is_noted_or_refused() {
+        let pool = pool();
+        pool.count_objects(ReserveId::ROOT, 4);
+        let recording = pool.record(0).unwrap();
+        let mut bytes = Vec::new();
+        recording.finish(&mut bytes).unwrap();
+        let ops: Vec<_> = TraceReader::new(&bytes[..]).unwrap().map(Result::unwrap).collect();
+        assert_eq!(ops, [TraceOp::CountObjects { node: 0, per_frame: 4 }]);
+        pool.resize(ReserveId::ROOT, 1).unwrap();
+        assert!(matches!(pool.record(0), Err(RecordError::NotFresh)));
+    }
+
+    #[test]
+    fn a_reservation_is_what_it_does_to_the_pool() {
+        let pool = PagePool::new(PoolConfig { headroom: 4, ..pool_config() });
+        let cache = SlabCache::<[u64; 128]>::new(&pool);
+        let recording = pool.record(0).unwrap();
+        let who = Who::Nobody;
+        let mut whole = pool.reserve(ReservationSpec::pages(3).objects(&cache, 4)).unwrap();
+        let part = whole.split(2).unwrap();
+        let page = whole.page();
+        let object = whole.object(&cache, [0; 128]);
+        pool.reserve(ReservationSpec::pages(60)).unwrap_err();
+        drop(part);
+        drop(whole);
+        drop((page, object));
+        let mut bytes = Vec::new();
+        recording.finish(&mut bytes).unwrap();
+        let ops: Vec<_> = TraceReader::new(&bytes[..]).unwrap().map(Result::unwrap).collect();
+        let [reserved, drawn, refused, object, short, rest @ ..] = &ops[..] else {
+            panic!("{ops:?}")
         };
-        let reserve: fn(&PagePool) = |pool| drop(pool.reserve(ReservationSpec::pages(1)).unwrap());
-        for foreign in [charge, reserve] {
-            let pool = pool();
-            let mut recording = pool.record(0).unwrap();
-            drop(pool.alloc(Gfp::KERNEL));
-            foreign(&pool);
-            drop(pool.alloc(Gfp::KERNEL));
-            let mut bytes = Vec::new();
-            assert!(matches!(recording.drain(&mut bytes), Err(RecordError::Foreign)));
-            assert!(matches!(recording.finish(&mut bytes), Err(RecordError::Foreign)));
-            assert!(bytes.is_empty());
-        }
+        // Seven such objects fit a page: four need one.
+        assert_eq!(*reserved, TraceOp::Reserve { who, frames: 4, outcome: Ok(None) });
+        assert_eq!(*drawn, TraceOp::Draw { from: None, frame: 0, charged: false });
+        assert!(matches!(refused, TraceOp::Alloc { outcome: Ok(_), .. }), "{refused:?}");
+        assert_eq!(*object, TraceOp::Unreserve { from: None, frames: 1 });
+        let outcome = Err(NotReserved::Short { free: 62, watermark: 6 });
+        assert_eq!(*short, TraceOp::Reserve { who, frames: 60, outcome });
+        let [part, frames @ ..] = rest else { panic!("{rest:?}") };
+        assert_eq!(*part, TraceOp::Unreserve { from: None, frames: 2 });
+        assert!(frames.iter().all(|op| matches!(op, TraceOp::Free { .. })), "{frames:?}");
     }
 }

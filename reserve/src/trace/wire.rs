@@ -1,6 +1,8 @@
 //! The bytes of a trace: one place that writes them, one that reads them.
 
-use super::{Changed, MAGIC, Refusal, Taken, TraceError, TraceHeader, TraceOp, VERSION, Who};
+use super::{
+    Changed, MAGIC, NotReserved, Refusal, Taken, TraceError, TraceHeader, TraceOp, VERSION, Who,
+};
 use crate::gfp::Gfp;
 
 /// No operation is longer: a code, two numbers of five bytes, an outcome of eleven.
@@ -20,12 +22,20 @@ const CHARGE: u8 = 8;
 const UNCHARGE: u8 = 9;
 const SET_ASIDE: u8 = 10;
 const CHECK: u8 = 11;
+const RESERVE: u8 = 12;
+const DRAW: u8 = 13;
+const UNRESERVE: u8 = 14;
+const COUNT: u8 = 15;
 
 const ORDINARY: u8 = 0;
 const CHARGED: u8 = 1;
 const AT_WATERMARK: u8 = 2;
 const USED_UP: u8 = 3;
 const EXHAUSTED: u8 = 4;
+const TOO_LARGE: u8 = 5;
+
+/// Of a charge and its end.
+const OBJECTS: u8 = 1 << 1;
 
 const NO_RESERVE: u8 = 1 << 0;
 const NO_SCOPE: u8 = 1 << 1;
@@ -57,6 +67,14 @@ pub(super) fn put_end(out: &mut Vec<u8>, ops: u64) {
     put(out, &[ops]);
 }
 
+fn who_bits(who: Who) -> u8 {
+    match who {
+        Who::Nobody => 0,
+        Who::Scope(_) => 1,
+        Who::Call(_) => 2,
+    }
+}
+
 fn put_refusal(out: &mut Vec<u8>, refusal: Refusal) {
     match refusal {
         Refusal::AtWatermark { free, watermark } => {
@@ -72,12 +90,7 @@ pub(super) fn put_op(out: &mut Vec<u8>, op: &TraceOp) {
     let mut code = |code: u8, bits: u8| out.push(code | bits << 4);
     match *op {
         TraceOp::Alloc { gfp, who, more, outcome } => {
-            let by = match who {
-                Who::Nobody => 0,
-                Who::Scope(_) => 1,
-                Who::Call(_) => 2,
-            };
-            code(ALLOC, u8::from(more) | by << 1 | u8::from(!gfp.is_empty()) << 3);
+            code(ALLOC, u8::from(more) | who_bits(who) << 1 | u8::from(!gfp.is_empty()) << 3);
             if !gfp.is_empty() {
                 put(out, &[gfp.bits().into()]);
             }
@@ -124,6 +137,43 @@ pub(super) fn put_op(out: &mut Vec<u8>, op: &TraceOp) {
             code(UNCHARGE, 0);
             put(out, &[node.into(), frames.into()]);
         }
+        TraceOp::CountObjects { node, per_frame } => {
+            code(COUNT, 0);
+            put(out, &[node.into(), per_frame.into()]);
+        }
+        TraceOp::ChargeObjects { node, objects, done } => {
+            code(CHARGE, u8::from(done) | OBJECTS);
+            put(out, &[node.into(), objects.into()]);
+        }
+        TraceOp::UnchargeObjects { node, objects } => {
+            code(UNCHARGE, OBJECTS);
+            put(out, &[node.into(), objects.into()]);
+        }
+        TraceOp::Reserve { who, frames, outcome } => {
+            code(RESERVE, who_bits(who));
+            if let Some(node) = who.node() {
+                put(out, &[node.into()]);
+            }
+            put(out, &[frames.into()]);
+            match outcome {
+                Ok(from) => out.push(if from.is_some() { CHARGED } else { ORDINARY }),
+                Err(NotReserved::Short { free, watermark }) => {
+                    put_refusal(out, Refusal::AtWatermark { free, watermark });
+                }
+                Err(NotReserved::TooLarge { most }) => {
+                    out.push(TOO_LARGE);
+                    put(out, &[most.into()]);
+                }
+            }
+        }
+        TraceOp::Draw { from, frame, charged } => {
+            code(DRAW, u8::from(from.is_some()) | u8::from(charged) << 1);
+            put_from(out, from, frame);
+        }
+        TraceOp::Unreserve { from, frames } => {
+            code(UNRESERVE, from.is_some().into());
+            put_from(out, from, frames);
+        }
         TraceOp::SetAside { frames, outcome } => {
             code(SET_ASIDE, 0);
             put(out, &[frames.into()]);
@@ -140,6 +190,13 @@ pub(super) fn put_op(out: &mut Vec<u8>, op: &TraceOp) {
             put(out, &[free.into(), floor.into(), usage.into()]);
         }
     }
+}
+
+fn put_from(out: &mut Vec<u8>, from: Option<u16>, number: u32) {
+    if let Some(node) = from {
+        put(out, &[node.into()]);
+    }
+    put(out, &[number.into()]);
 }
 
 /// Where bytes come from.
@@ -228,34 +285,43 @@ pub(super) fn op(
     let (code, bits) = (first & 0xf, first >> 4);
     let used = match code {
         ALLOC => 0xf,
-        CONNECT | DISCONNECT | RESIZE => 0x3,
-        FREE | EXCHANGE | CHARGE => 0x1,
-        END | ADD | UNCHARGE | SET_ASIDE | CHECK => 0,
-        _ => return Err(from.bad("operation", first.into())),
+        CONNECT | DISCONNECT | RESIZE | CHARGE | RESERVE | DRAW => 0x3,
+        FREE | EXCHANGE | UNRESERVE => 0x1,
+        UNCHARGE => OBJECTS,
+        _ => 0,
     };
     if bits & !used != 0 {
         return Err(from.bad("operation", first.into()));
     }
     let yes = bits & 1 != 0;
     let node = |from: &mut _| below(from, known.nodes, "node").map(|node| node as u16);
+    let who = |from: &mut _, bits| -> Result<Who, TraceError> {
+        Ok(match bits {
+            0 => Who::Nobody,
+            1 => Who::Scope(node(from)?),
+            _ => Who::Call(node(from)?),
+        })
+    };
     let changed = match bits {
         0 => Changed::Done,
         1 => Changed::InUse,
         _ => Changed::CannotSecure,
     };
-    if used == 0x3 && bits == 3 {
+    let has_no_meaning = match code {
+        ALLOC => bits >> 1 & 3 == 3,
+        CONNECT | DISCONNECT | RESIZE | RESERVE => bits == 3,
+        // Only what is promised of a node can be charged to it.
+        DRAW => bits == 2,
+        _ => false,
+    };
+    if has_no_meaning {
         return Err(from.bad("operation", first.into()));
     }
     Ok(Some(match code {
         END => return Ok(None),
         ALLOC => {
             let gfp = if bits & 8 != 0 { gfp(from)? } else { Gfp::KERNEL };
-            let who = match bits >> 1 & 3 {
-                0 => Who::Nobody,
-                1 => Who::Scope(node(from)?),
-                2 => Who::Call(node(from)?),
-                _ => return Err(from.bad("operation", first.into())),
-            };
+            let who = who(from, bits >> 1 & 3)?;
             let outcome = outcome(from, known)?;
             match (who, outcome) {
                 (Who::Nobody, Ok(Taken { charged: true, .. })) => {
@@ -277,6 +343,35 @@ pub(super) fn op(
         CONNECT => TraceOp::Connect { node: node(from)?, changed },
         DISCONNECT => TraceOp::Disconnect { node: node(from)?, changed },
         RESIZE => TraceOp::Resize { node: node(from)?, own: frames(from, "own frames")?, changed },
+        CHARGE if bits & OBJECTS != 0 => TraceOp::ChargeObjects {
+            node: node(from)?,
+            objects: frames(from, "objects")?,
+            done: yes,
+        },
+        UNCHARGE if bits & OBJECTS != 0 => {
+            TraceOp::UnchargeObjects { node: node(from)?, objects: frames(from, "objects")? }
+        }
+        COUNT => {
+            let node = node(from)?;
+            match frames(from, "objects a frame")? {
+                0 => return Err(from.bad("objects a frame", 0)),
+                per_frame => TraceOp::CountObjects { node, per_frame },
+            }
+        }
+        RESERVE => {
+            let who = who(from, bits)?;
+            let frames = frames(from, "frames")?;
+            TraceOp::Reserve { who, frames, outcome: promised(from, who)? }
+        }
+        DRAW => {
+            let source = if yes { Some(node(from)?) } else { None };
+            let frame = below(from, known.frames, "frame")?;
+            TraceOp::Draw { from: source, frame, charged: bits & 2 != 0 }
+        }
+        UNRESERVE => {
+            let source = if yes { Some(node(from)?) } else { None };
+            TraceOp::Unreserve { from: source, frames: frames(from, "frames")? }
+        }
         CHARGE => TraceOp::Charge { node: node(from)?, frames: frames(from, "frames")?, done: yes },
         UNCHARGE => TraceOp::Uncharge { node: node(from)?, frames: frames(from, "frames")? },
         SET_ASIDE => {
@@ -314,5 +409,22 @@ fn outcome(from: &mut impl Bytes, known: &Known) -> Result<Result<Taken, Refusal
         USED_UP => Err(Refusal::ReserveUsedUp),
         EXHAUSTED => Err(Refusal::Exhausted),
         byte => return Err(from.bad("outcome", byte.into())),
+    })
+}
+
+/// What came of a reservation: the node charged is the one that the caller was entitled to.
+fn promised(
+    from: &mut impl Bytes,
+    who: Who,
+) -> Result<Result<Option<u16>, NotReserved>, TraceError> {
+    Ok(match (from.byte()?, who.node()) {
+        (ORDINARY, _) => Ok(None),
+        (CHARGED, Some(node)) => Ok(Some(node)),
+        (AT_WATERMARK, _) => Err(NotReserved::Short {
+            free: frames(from, "free")?,
+            watermark: frames(from, "watermark")?,
+        }),
+        (TOO_LARGE, _) => Err(NotReserved::TooLarge { most: frames(from, "most")? }),
+        (byte, _) => return Err(from.bad("outcome", byte.into())),
     })
 }

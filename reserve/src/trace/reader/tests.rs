@@ -3,7 +3,7 @@ use proptest::test_runner::RngSeed;
 
 use super::*;
 use crate::gfp::Gfp;
-use crate::trace::{Changed, Refusal, Taken, VERSION, Who, wire};
+use crate::trace::{Changed, NotReserved, Refusal, Taken, VERSION, Who, wire};
 
 const HEADER: TraceHeader =
     TraceHeader { frames: 300, headroom: 16, low_gap: 8, high_gap: 8, reserve: true, scope: false };
@@ -38,11 +38,19 @@ fn changed() -> impl Strategy<Value = Changed> {
 
 /// Any operation that can be in a trace whose tree is a root and one node.
 fn op() -> impl Strategy<Value = TraceOp> {
-    let who = prop_oneof![
-        Just(Who::Nobody),
-        (0..2u16).prop_map(Who::Scope),
-        (0..2u16).prop_map(Who::Call)
+    let who = || {
+        prop_oneof![
+            Just(Who::Nobody),
+            (0..2u16).prop_map(Who::Scope),
+            (0..2u16).prop_map(Who::Call)
+        ]
+    };
+    let from = || prop::option::of(0..2u16);
+    let not_reserved = prop_oneof![
+        any::<(u32, u32)>().prop_map(|(free, watermark)| NotReserved::Short { free, watermark }),
+        any::<u32>().prop_map(|most| NotReserved::TooLarge { most }),
     ];
+    let promised = prop_oneof![any::<bool>().prop_map(Ok), not_reserved.prop_map(Err)];
     let gfp = || any::<u8>().prop_map(Gfp::from_bits_truncate);
     let (frame, node, n) = (|| 0..HEADER.frames, || 0..2u16, any::<u32>);
     let taken = (frame(), any::<bool>()).prop_map(|(frame, charged)| Taken { frame, charged });
@@ -52,7 +60,7 @@ fn op() -> impl Strategy<Value = TraceOp> {
         any::<u32>().prop_map(|n| (n, Err(Refusal::Exhausted))),
     ];
     prop_oneof![
-        (gfp(), who, any::<bool>(), outcome)
+        (gfp(), who(), any::<bool>(), outcome)
             .prop_filter("nobody is charged without a reserve", |(_, who, _, outcome)| {
                 who.node().is_some()
                     || !matches!(
@@ -80,6 +88,24 @@ fn op() -> impl Strategy<Value = TraceOp> {
             done
         }),
         (node(), n()).prop_map(|(node, frames)| TraceOp::Uncharge { node, frames }),
+        (node(), 1..u32::MAX).prop_map(|(node, n)| TraceOp::CountObjects { node, per_frame: n }),
+        (node(), n(), any::<bool>()).prop_map(|(node, objects, done)| TraceOp::ChargeObjects {
+            node,
+            objects,
+            done
+        }),
+        (node(), n()).prop_map(|(node, objects)| TraceOp::UnchargeObjects { node, objects }),
+        // Charged to the node of the caller, if there is one.
+        (who(), n(), promised).prop_map(|(who, frames, promised)| {
+            let outcome = promised.map(|charged| who.node().filter(|_| charged));
+            TraceOp::Reserve { who, frames, outcome }
+        }),
+        (from(), frame(), any::<bool>()).prop_map(|(from, frame, charged)| TraceOp::Draw {
+            from,
+            frame,
+            charged: charged && from.is_some()
+        }),
+        (from(), n()).prop_map(|(from, frames)| TraceOp::Unreserve { from, frames }),
         aside.prop_map(|(frames, outcome)| TraceOp::SetAside { frames, outcome }),
         (n(), n(), n()).prop_map(|(free, floor, usage)| TraceOp::Check { free, floor, usage }),
     ]
@@ -125,7 +151,10 @@ proptest! {
         wire::put_op(&mut bytes, &TraceOp::AddReserve { parent: 0, own: 9 });
         bytes.extend(&noise);
         for op in TraceReader::new(&bytes[..]).unwrap().map_while(Result::ok) {
-            if let TraceOp::Free { frame, .. } | TraceOp::Exchange { frame, .. } = op {
+            if let TraceOp::Free { frame, .. }
+            | TraceOp::Exchange { frame, .. }
+            | TraceOp::Draw { frame, .. } = op
+            {
                 prop_assert!(frame < HEADER.frames);
             }
         }
@@ -164,7 +193,17 @@ fn numbers_out_of_range_are_named() {
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(with(&[12]), ("operation", 12));
+    assert_eq!(with(&[0x10]), ("operation", 0x10), "a bit that the end does not have");
+    assert_eq!(with(&[0x19, 0]), ("operation", 0x19), "one that the end of a charge does not have");
+    assert_eq!(with(&[0x3c, 0]), ("operation", 0x3c), "a caller that does not exist");
+    assert_eq!(with(&[0x2d, 0]), ("operation", 0x2d), "ordinary memory that is charged");
+    assert_eq!(with(&[0x2e, 0]), ("operation", 0x2e));
+    assert_eq!(with(&[13, 0xac, 2]), ("frame", 300));
+    assert_eq!(with(&[0x1d, 1]), ("node", 1));
+    assert_eq!(with(&[0x1c, 1]), ("node", 1));
+    assert_eq!(with(&[12, 4, 1]), ("outcome", 1), "nobody is charged");
+    assert_eq!(with(&[12, 4, 3]), ("outcome", 3));
+    assert_eq!(with(&[15, 0, 0]), ("objects a frame", 0));
     assert_eq!(with(&[0x22, 0]), ("operation", 0x22), "a bit that free does not have");
     assert_eq!(with(&[0x35, 0]), ("operation", 0x35), "an outcome that connect does not have");
     assert_eq!(with(&[0x61, 0, 0]), ("operation", 0x61), "a caller that does not exist");
