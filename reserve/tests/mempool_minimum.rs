@@ -9,10 +9,11 @@ mod common;
 
 use std::sync::Barrier;
 
-use common::{cases, config};
+use common::cases;
 use netswap_reserve::{
     Frame, Gfp, Mempool, MempoolBox, MempoolConfig, PageMempool, PagePool, ReserveId,
 };
+use netswap_reserve_model::{FRAMES, config};
 use proptest::prelude::*;
 
 const MIN: u32 = 3;
@@ -79,7 +80,7 @@ proptest! {
         prop_assert_eq!(mempool.stats().kept, MIN);
         prop_assert_eq!(pool.reserve_usage(reserve), 0);
         drop(mempool);
-        prop_assert_eq!(pool.free_frames(), common::FRAMES);
+        prop_assert_eq!(pool.free_frames(), FRAMES);
     }
 }
 
@@ -116,7 +117,7 @@ fn each_thread_gets_its_share_of_the_minimum() {
         assert_eq!((stats.kept, stats.failures), (2 * THREADS, 0));
         assert!(stats.from_kept > 0, "memory was not gone: this proved nothing");
         drop((others, hog, mempool));
-        assert_eq!(pool.free_frames(), common::FRAMES);
+        assert_eq!(pool.free_frames(), FRAMES);
     }
 }
 

@@ -6,8 +6,9 @@
 
 mod common;
 
-use common::{Op, Outcome, World, cases, config, op};
+use common::{cases, op};
 use netswap_reserve::{Gfp, PagePool, PoolConfig, ReserveId};
+use netswap_reserve_model::{Op, Outcome, Who, World, config};
 use proptest::prelude::*;
 
 proptest! {
@@ -41,7 +42,7 @@ proptest! {
                     && (0..world.ids.len())
                         .filter(|&n| world.model.is_within(i, n))
                         .all(|n| world.model.usage(n) < world.model.limit(n));
-                let outcome = world.step(Op::Alloc(0, common::Who::Call(i)));
+                let outcome = world.step(Op::Alloc(0, Who::Call(i)));
                 if room {
                     prop_assert_ne!(&outcome, &Outcome::Failed, "node {} has room", i);
                 }

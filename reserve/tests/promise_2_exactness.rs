@@ -6,8 +6,9 @@
 
 mod common;
 
-use common::{World, cases, config, op};
+use common::{cases, op};
 use netswap_reserve::{Gfp, PagePool, ReserveError, ReserveId};
+use netswap_reserve_model::{World, config};
 use proptest::prelude::*;
 
 proptest! {

@@ -6,8 +6,9 @@
 
 mod common;
 
-use common::{Outcome, World, cases, config, op};
+use common::{cases, op};
 use netswap_reserve::{AllocError, Gfp, PagePool, ReserveId};
+use netswap_reserve_model::{FRAMES, Outcome, World, config};
 use proptest::prelude::*;
 
 proptest! {
@@ -30,13 +31,13 @@ proptest! {
 #[test]
 fn a_charge_for_a_frame_that_is_not_there_is_not_kept() {
     let pool = PagePool::new(netswap_reserve::PoolConfig { headroom: 0, ..config() });
-    let node = pool.add_reserve(ReserveId::ROOT, "node", common::FRAMES);
+    let node = pool.add_reserve(ReserveId::ROOT, "node", FRAMES);
     pool.connect(node).unwrap();
     let frames: Vec<_> = std::iter::from_fn(|| pool.alloc_from(Gfp::KERNEL, node).ok()).collect();
-    assert_eq!(frames.len() as u32, common::FRAMES);
+    assert_eq!(frames.len() as u32, FRAMES);
     for _ in 0..3 {
         assert_eq!(pool.alloc_from(Gfp::KERNEL, node).unwrap_err(), AllocError::Exhausted);
-        assert_eq!(pool.reserve_usage(node), common::FRAMES);
+        assert_eq!(pool.reserve_usage(node), FRAMES);
     }
     drop(frames);
     assert_eq!(pool.reserve_usage(node), 0);

@@ -8,8 +8,9 @@
 
 mod common;
 
-use common::{Op, Outcome, Who, World, cases, gfp, op};
+use common::{cases, op};
 use netswap_reserve::{AllocError, Gfp, PagePool, PoolConfig, ReserveId};
+use netswap_reserve_model::{Op, Outcome, Who, World, gfp};
 use proptest::prelude::*;
 
 proptest! {

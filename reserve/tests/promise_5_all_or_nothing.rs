@@ -7,8 +7,9 @@
 
 mod common;
 
-use common::{Op, Outcome, World, cases, config, op};
+use common::{cases, op};
 use netswap_reserve::{Gfp, PagePool, ReserveError, ReserveId};
+use netswap_reserve_model::{Op, Outcome, World, config};
 use proptest::prelude::*;
 
 fn tree_op() -> impl Strategy<Value = Op> {

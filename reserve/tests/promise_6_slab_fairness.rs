@@ -9,10 +9,11 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{cases, config};
+use common::cases;
 use netswap_reserve::{
     EmergencyScope, Frame, Gfp, PAGE_SIZE, PagePool, ReserveId, SlabBox, SlabCache, SlabConfig,
 };
+use netswap_reserve_model::{FRAMES, config};
 use proptest::prelude::*;
 
 type Object = [u64; 64];
@@ -122,7 +123,7 @@ impl World {
         assert_eq!(usage.pages as usize, pages.len(), "a page without objects is given back");
         assert_eq!(usage.reserve_pages, charged);
         assert_eq!(self.pool.reserve_usage(self.reserve), charged);
-        assert_eq!(self.pool.free_frames(), common::FRAMES - usage.pages - self.rest.len() as u32);
+        assert_eq!(self.pool.free_frames(), FRAMES - usage.pages - self.rest.len() as u32);
     }
 }
 

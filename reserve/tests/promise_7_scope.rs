@@ -9,8 +9,9 @@ mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use common::{cases, config};
+use common::cases;
 use netswap_reserve::{EmergencyScope, Gfp, PagePool, ReserveId, SavedScope};
+use netswap_reserve_model::config;
 use proptest::prelude::*;
 
 const RESERVES: usize = 4;

@@ -9,11 +9,12 @@
 
 mod common;
 
-use common::{cases, config};
+use common::cases;
 use netswap_reserve::{
     EmergencyScope, Frame, Gfp, PagePool, PoolConfig, Reservation, ReservationError,
     ReservationSpec, ReserveId, SlabBox, SlabCache,
 };
+use netswap_reserve_model::{config, gfp};
 use proptest::prelude::*;
 
 type Small = [u64; 32];
@@ -173,9 +174,9 @@ impl World<'_> {
                     drop(self.reservations.swap_remove(at % count));
                 }
             }
-            Op::Take { frames, gfp, scope } => {
+            Op::Take { frames, gfp: bits, scope } => {
                 let _scope = self.scope(scope);
-                let gfp = common::gfp(gfp);
+                let gfp = gfp(bits);
                 self.frames.extend((0..frames).map_while(|_| self.pool.alloc(gfp).ok()));
             }
             Op::Give(frames) => {

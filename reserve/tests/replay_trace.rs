@@ -4,23 +4,31 @@
 //! Method: random operations on a world are recorded and replayed. Then faults are planted: into the
 //! model, into single outcomes of a trace, and into the order of its operations.
 
-mod traced;
+mod common;
 
 use std::time::{Duration, Instant};
 
-use netswap_reserve::trace::{Changed, Refusal, Taken, TraceOp, TraceReader, Who};
-use netswap_reserve::{EmergencyScope, Gfp, PagePool, PoolConfig, ReserveId};
+use common::{cases, op};
+use netswap_reserve::trace::{
+    Changed, NotReserved, Refusal, Taken, TraceHeader, TraceOp, TraceReader, Who,
+};
+use netswap_reserve::{
+    EmergencyScope, Gfp, PagePool, PoolConfig, ReservationSpec, ReserveId, SlabCache,
+};
 use netswap_reserve_model::replay::By;
-use netswap_reserve_model::{Model, Planted, Replay, ReplayError, replay};
+use netswap_reserve_model::{Model, Planted, Replay, ReplayError, Replayed, World, config, replay};
 use proptest::prelude::*;
-use traced::{World, cases, config, op};
 
 proptest! {
     #![proptest_config(cases(128))]
 
     #[test]
-    fn what_was_recorded_goes_the_same_way_again(ops in prop::collection::vec(op(), 1..300)) {
-        let mut world = World::new();
+    fn what_was_recorded_goes_the_same_way_again(
+        ops in prop::collection::vec(op(), 1..300),
+        reserve in prop::bool::weighted(0.8),
+        scope in prop::bool::weighted(0.8),
+    ) {
+        let mut world = World::with(PoolConfig { reserve, scope, ..config() });
         let recording = world.pool.record(1 << 16).unwrap();
         for op in ops {
             world.step(op);
@@ -90,22 +98,112 @@ fn a_load_with_everything_in_it_replays() {
     }
 }
 
+/// Promises, of ordinary memory, of a reserve, refused; split, drawn from above and below the watermark, as
+/// pages and as objects, and given back; objects charged to nodes.
+fn promises(config: PoolConfig) -> Vec<u8> {
+    let (secured, scoped) = (config.reserve, config.scope);
+    let pool = PagePool::new(config);
+    pool.count_objects(ReserveId::ROOT, 8);
+    let recording = pool.record(1 << 16).unwrap();
+    let node = pool.add_reserve(ReserveId::ROOT, "node", 12);
+    pool.count_objects(node, 10);
+    pool.connect(node).unwrap();
+    let cache = SlabCache::<[u64; 128]>::new(&pool);
+
+    let few = pool.charge_objects(node, 9).unwrap();
+    let many = pool.charge_objects(node, 11).unwrap();
+    pool.charge_objects(node, 200).unwrap_err();
+    let bytes = pool.charge_bytes(node, 5000).unwrap();
+    let error = pool.reserve(ReservationSpec::pages(5000)).unwrap_err();
+    assert!(matches!(NotReserved::from(error), NotReserved::TooLarge { .. }));
+    let mut whole = pool.reserve(ReservationSpec::pages(9).objects(&cache, 10)).unwrap();
+    let mut part = whole.split(4).unwrap();
+    let mut ordinary: Vec<_> = std::iter::from_fn(|| pool.alloc(Gfp::KERNEL).ok()).collect();
+    let error = pool.reserve(ReservationSpec::pages(1)).unwrap_err();
+    assert!(matches!(NotReserved::from(error), NotReserved::Short { .. }));
+    let scope = EmergencyScope::enter(&pool, node);
+    let urgent = pool.reserve(ReservationSpec::pages(3));
+    drop(scope);
+    assert_eq!(urgent.is_ok(), scoped);
+    let named = pool.reserve_from(ReservationSpec::pages(3), node);
+    assert_eq!(named.is_ok(), secured);
+    let mut drawn = vec![whole.page(), part.page(), part.page()];
+    let mut objects: Vec<_> = (0..8).map(|i| whole.object(&cache, [i; 128])).collect();
+    drop(part);
+    for mut reservation in [urgent, named].into_iter().flatten() {
+        ordinary.extend(std::iter::from_fn(|| pool.alloc(Gfp::KERNEL).ok()));
+        drawn.push(reservation.page());
+        // Again there is ordinary memory, and what is drawn now is charged to nothing.
+        ordinary.truncate(ordinary.len() - 14);
+        drawn.push(reservation.page());
+    }
+    assert_eq!(drawn.iter().any(|frame| frame.charged_to().is_some()), secured);
+    pool.disconnect(node).unwrap();
+    drop((few, bytes));
+    pool.charge_objects(ReserveId::ROOT, 1).unwrap_err();
+    objects.truncate(3);
+    drop((whole, many, ordinary, drawn, objects));
+    drop(cache);
+    let mut trace = Vec::new();
+    recording.finish(&mut trace).unwrap();
+    trace
+}
+
+#[test]
+fn reservations_and_charges_of_objects_replay() {
+    let off = |reserve, scope| PoolConfig { reserve, scope, ..config() };
+    for config in [config(), off(true, false), off(false, true), off(false, false)] {
+        // Without a reserve nothing can be charged beyond what the nodes promise, which is the same.
+        let trace = promises(config);
+        let replayed = replay(&trace[..], |header| Some(Model::new(header))).unwrap();
+        assert_eq!(replayed.frames, replayed.freed, "all came back");
+        assert_eq!(replay(&trace[..], |_| None).unwrap(), replayed);
+    }
+}
+
 #[test]
 fn a_fault_planted_into_the_model_is_found() {
-    let trace = load(config());
-    for fault in [
-        Planted::RefuseExactFill,
-        Planted::AtomicStopsAtMin,
-        Planted::GuessStopsAtMin,
-        Planted::ForgetDraining,
-    ] {
-        let result = replay(&trace[..], |header| Some(Model::new(header).planting(fault)));
-        let error = result.expect_err("a wrong model differs");
+    let with = |trace: &[u8], fault| -> Result<Replayed, ReplayError> {
+        replay(trace, |header: TraceHeader| Some(Model::new(header).planting(fault)))
+    };
+    let (frames, promises) = (load(config()), promises(config()));
+    for fault in Planted::ALL {
+        let trace = match fault {
+            Planted::ForgetReserved | Planted::RoundObjectsEach => &promises,
+            _ => &frames,
+        };
+        let error = with(trace, fault).expect_err("a wrong model differs");
         let found = matches!(
             error,
             ReplayError::Differs { by: By::Model, .. } | ReplayError::Counters { .. }
         );
         assert!(found, "{fault:?}: {error}");
+    }
+}
+
+/// The world has to find them too: it is what the other property tests and the fuzz target rest on.
+#[test]
+fn a_fault_planted_into_the_model_is_found_by_random_operations() {
+    use proptest::strategy::{Strategy, ValueTree};
+    use proptest::test_runner::TestRunner;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    // Nothing planted, nothing found.
+    for fault in Planted::ALL.map(Some).into_iter().chain([None]) {
+        let mut runner = TestRunner::new(cases(1));
+        let is_found = (0..40).any(|_| {
+            let ops = prop::collection::vec(op(), 300).new_tree(&mut runner).unwrap().current();
+            let run = || {
+                let mut world = World::new();
+                world.model.planted = fault;
+                for op in ops {
+                    world.step(op);
+                    world.check();
+                }
+            };
+            catch_unwind(AssertUnwindSafe(run)).is_err()
+        });
+        assert_eq!(is_found, fault.is_some(), "{fault:?}");
     }
 }
 
@@ -156,11 +254,16 @@ fn replay_ops(ops: &[TraceOp]) -> Result<u64, ReplayError> {
     Ok(replay.finish()?.ops)
 }
 
-/// Each outcome of the load, turned into another, is noticed at that very operation.
+/// Each outcome of the loads, turned into another, is noticed at that very operation.
 #[test]
 fn an_outcome_that_was_changed_is_found() {
-    let trace = load(config());
-    let ops: Vec<TraceOp> = TraceReader::new(&trace[..]).unwrap().map(Result::unwrap).collect();
+    assert!(changed_outcomes(&load(config())) > 15);
+    assert!(changed_outcomes(&promises(config())) > 15);
+}
+
+/// Changes the outcomes of a trace, one at a time; returns how many.
+fn changed_outcomes(trace: &[u8]) -> u32 {
+    let ops: Vec<TraceOp> = TraceReader::new(trace).unwrap().map(Result::unwrap).collect();
     assert_eq!(replay_ops(&ops).unwrap(), ops.len() as u64);
     let mut planted = 0;
     for at in 0..ops.len() {
@@ -179,7 +282,18 @@ fn an_outcome_that_was_changed_is_found() {
             TraceOp::Alloc { outcome: outcome @ Err(_), .. } => {
                 *outcome = Ok(Taken { frame: 95, charged: true })
             }
-            TraceOp::Exchange { done, .. } | TraceOp::Charge { done, .. } => *done = !*done,
+            TraceOp::Exchange { done, .. }
+            | TraceOp::Charge { done, .. }
+            | TraceOp::ChargeObjects { done, .. } => *done = !*done,
+            TraceOp::Draw { from: Some(_), charged, .. } => *charged = !*charged,
+            TraceOp::Reserve {
+                outcome:
+                    Err(NotReserved::Short { watermark: n, .. } | NotReserved::TooLarge { most: n }),
+                ..
+            } => *n += 1,
+            TraceOp::Reserve { who, outcome: Ok(from), .. } if who.node().is_some() => {
+                *from = from.xor(who.node());
+            }
             TraceOp::Connect { changed, .. } => *changed = Changed::InUse,
             TraceOp::Disconnect { changed, .. } => *changed = Changed::CannotSecure,
             TraceOp::Resize { changed: changed @ Changed::CannotSecure, .. } => {
@@ -193,7 +307,7 @@ fn an_outcome_that_was_changed_is_found() {
             matches!(error, ReplayError::Differs { op, by: By::Pool, .. } if op == at as u64 + 1);
         assert!(is_there, "{at}: {:?}: {error}", changed[at]);
     }
-    assert!(planted > 15, "{planted}");
+    planted
 }
 
 #[test]
@@ -205,7 +319,11 @@ fn operations_that_cannot_be_are_refused() {
         outcome: Ok(Taken { frame, charged: false }),
     };
     let free = |frame, more| TraceOp::Free { frame, more };
-    let cases: [&[TraceOp]; 9] = [
+    let reserve = TraceOp::Reserve { who: Who::Nobody, frames: 2, outcome: Ok(None) };
+    let draw = |from, frame| TraceOp::Draw { from, frame, charged: false };
+    let count = |per_frame| TraceOp::CountObjects { node: 0, per_frame };
+    let charge = TraceOp::ChargeObjects { node: 0, objects: 1, done: true };
+    let cases: [&[TraceOp]; 16] = [
         &[free(0, false)],
         &[alloc(0, false), free(0, false), free(0, false)],
         &[alloc(0, false), alloc(0, false)],
@@ -215,6 +333,13 @@ fn operations_that_cannot_be_are_refused() {
         &[TraceOp::SetAside { frames: 2, outcome: Ok(4) }, free(4, false)],
         &[TraceOp::Uncharge { node: 0, frames: 1 }],
         &[alloc(0, false), TraceOp::Exchange { frame: 0, gfp: Gfp::KERNEL, done: true }],
+        &[draw(None, 0)],
+        &[reserve, draw(None, 0), draw(None, 1), draw(None, 2)],
+        &[reserve, alloc(0, false), draw(None, 0)],
+        &[reserve, TraceOp::Unreserve { from: None, frames: 3 }],
+        &[charge],
+        &[TraceOp::Resize { node: 0, own: 1, changed: Changed::Done }, count(1), charge, count(2)],
+        &[count(1), TraceOp::UnchargeObjects { node: 0, objects: 1 }],
     ];
     for ops in cases {
         let error = replay_ops(ops).expect_err("it cannot be");

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{cases, config};
+use common::cases;
 use netswap_reserve::{
     Frame, Gfp, PagePool, ReservationError, ReservationSpec, ReserveError, ReserveId,
 };
+use netswap_reserve_model::config;
 use proptest::prelude::*;
 
 fn full() -> (PagePool, Vec<Frame>) {

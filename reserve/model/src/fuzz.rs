@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use netswap_reserve::{PAGE_SIZE, PoolConfig};
 use netswap_reserve::trace::{self, TraceError, TraceOp, TraceReader};
+use netswap_reserve::{PAGE_SIZE, PoolConfig};
 
 use crate::model::Planted;
 use crate::op::{Op, Who};

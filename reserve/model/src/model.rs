@@ -295,6 +295,9 @@ impl Model {
     ///
     /// # Errors
     /// The node that refused.
+    ///
+    /// # Panics
+    /// If the node counts no objects.
     pub fn charge_objects(&mut self, node: usize, n: u32) -> Result<(), usize> {
         let (before, per_frame) = (self.objects(node), u64::from(self.nodes[node].per_frame));
         let frames = (before + u64::from(n)).div_ceil(per_frame) - before.div_ceil(per_frame);
@@ -431,14 +434,7 @@ impl Model {
     /// Adds a node, not connected.
     pub fn add(&mut self, parent: usize, own: u32) {
         let parent = Some(parent);
-        self.nodes.push(Node {
-            parent,
-            own,
-            connected: false,
-            peak: 0,
-            failures: 0,
-            per_frame: 0,
-        });
+        self.nodes.push(Node { parent, own, connected: false, peak: 0, failures: 0, per_frame: 0 });
     }
 
     /// Makes a change of the tree, or nothing.

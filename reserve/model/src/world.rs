@@ -98,12 +98,7 @@ impl World {
         let pool = PagePool::new(config);
         pool.count_objects(ReserveId::ROOT, PER_FRAME);
         model.nodes[0].per_frame = PER_FRAME;
-        World {
-            model,
-            pool,
-            ids: vec![ReserveId::ROOT],
-            objects: Vec::new(),
-        }
+        World { model, pool, ids: vec![ReserveId::ROOT], objects: Vec::new() }
     }
 
     /// What the pool shows now.

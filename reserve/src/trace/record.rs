@@ -331,18 +331,19 @@ mod tests {
         let mut bytes = Vec::new();
         recording.finish(&mut bytes).unwrap();
         let ops: Vec<_> = TraceReader::new(&bytes[..]).unwrap().map(Result::unwrap).collect();
-        let [reserved, drawn, refused, object, short, rest @ ..] = &ops[..] else {
+        let [reserved, drawn, slab_page, object, short, rest @ ..] = &ops[..] else {
             panic!("{ops:?}")
         };
-        // Seven such objects fit a page: four need one.
-        assert_eq!(*reserved, TraceOp::Reserve { who, frames: 4, outcome: Ok(None) });
+        // Three such objects fit a page: four need two, and one less needs one less.
+        assert_eq!(*reserved, TraceOp::Reserve { who, frames: 5, outcome: Ok(None) });
         assert_eq!(*drawn, TraceOp::Draw { from: None, frame: 0, charged: false });
-        assert!(matches!(refused, TraceOp::Alloc { outcome: Ok(_), .. }), "{refused:?}");
+        assert!(matches!(slab_page, TraceOp::Alloc { outcome: Ok(_), .. }), "{slab_page:?}");
         assert_eq!(*object, TraceOp::Unreserve { from: None, frames: 1 });
-        let outcome = Err(NotReserved::Short { free: 62, watermark: 6 });
+        let outcome = Err(NotReserved::Short { free: 62, watermark: 7 });
         assert_eq!(*short, TraceOp::Reserve { who, frames: 60, outcome });
-        let [part, frames @ ..] = rest else { panic!("{rest:?}") };
+        let [part, whole, frames @ ..] = rest else { panic!("{rest:?}") };
         assert_eq!(*part, TraceOp::Unreserve { from: None, frames: 2 });
+        assert_eq!(*whole, TraceOp::Unreserve { from: None, frames: 1 });
         assert!(frames.iter().all(|op| matches!(op, TraceOp::Free { .. })), "{frames:?}");
     }
 }

@@ -103,11 +103,7 @@ impl Holdings {
     }
 
     /// Gives `frames` frames of a promise back.
-    pub(super) fn unreserve(
-        &mut self,
-        from: Option<u16>,
-        frames: u32,
-    ) -> Result<(), &'static str> {
+    pub(super) fn unreserve(&mut self, from: Option<u16>, frames: u32) -> Result<(), &'static str> {
         let handles = self.reservations.entry(from).or_default();
         let mut left = frames;
         while left > 0 {
