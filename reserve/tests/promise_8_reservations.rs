@@ -4,8 +4,8 @@
 //! Method: random operations on pages and on objects of two caches, by reservations and by everybody else,
 //! with emergency scopes entered around them, on a pool that is nearly full. A draw of what is left
 //! panics if it fails. At the end all ordinary memory and all free slots are taken away, and all that
-//! is reserved is drawn. Pages alone also run in the naive model (`netswap_reserve_model`), which knows each counter
-//! exactly; here the pool's number is checked from both sides.
+//! is reserved is drawn. Pages alone also run in the naive model (`netswap_reserve_model`), which knows each
+//! counter exactly; here the pool's number is checked from both sides.
 
 mod common;
 

@@ -1,8 +1,9 @@
 //! Goal: a recorded load goes the same way again, against a fresh pool and against the naive model, and
 //! whatever goes another way is noticed.
 //!
-//! Method: random operations on a world are recorded and replayed. Then faults are planted: into the
-//! model, into single outcomes of a trace, and into the order of its operations.
+//! Method: random operations on a world are recorded and replayed, reservations and all kinds of charges
+//! among them. Then faults are planted: into the model, into single outcomes of a trace, and into the order
+//! of its operations.
 
 mod common;
 
@@ -44,7 +45,7 @@ proptest! {
     }
 }
 
-/// A load with everything in it: all kinds of callers, refusals, a draining node, bursts, runs, charges,
+/// A load with everything in it but reservations: all kinds of callers, refusals, a draining node, bursts, runs, charges,
 /// guesses, an exchange.
 fn load(config: PoolConfig) -> Vec<u8> {
     let is_ablated = !(config.reserve && config.scope);
@@ -85,17 +86,6 @@ fn load(config: PoolConfig) -> Vec<u8> {
     drop((ordinary, atomic, urgent, guesses));
     recording.finish(&mut trace).unwrap();
     trace
-}
-
-#[test]
-fn a_load_with_everything_in_it_replays() {
-    let off = |reserve, scope| PoolConfig { reserve, scope, ..config() };
-    for config in [config(), off(true, false), off(false, true), off(false, false)] {
-        let trace = load(config);
-        let replayed = replay(&trace[..], |header| Some(Model::new(header))).unwrap();
-        assert_eq!(replayed.frames + 6, replayed.freed, "all came back");
-        assert!(replayed.refused > 3);
-    }
 }
 
 /// Promises, of ordinary memory, of a reserve, refused; split, drawn from above and below the watermark, as
@@ -149,15 +139,29 @@ fn promises(config: PoolConfig) -> Vec<u8> {
     trace
 }
 
+/// The pool of the tests, and the same with each protection off, and both.
+fn ablations() -> [PoolConfig; 4] {
+    [(true, true), (true, false), (false, true), (false, false)]
+        .map(|(reserve, scope)| PoolConfig { reserve, scope, ..config() })
+}
+
+#[test]
+fn a_load_with_everything_in_it_replays() {
+    for config in ablations() {
+        let trace = load(config);
+        let replayed = replay(&trace[..], |header| Some(Model::new(header))).unwrap();
+        assert_eq!(replayed.frames + 6, replayed.freed, "all came back");
+        assert!(replayed.refused > 3);
+    }
+}
+
 #[test]
 fn reservations_and_charges_of_objects_replay() {
-    let off = |reserve, scope| PoolConfig { reserve, scope, ..config() };
-    for config in [config(), off(true, false), off(false, true), off(false, false)] {
-        // Without a reserve nothing can be charged beyond what the nodes promise, which is the same.
+    for config in ablations() {
         let trace = promises(config);
-        let replayed = replay(&trace[..], |header| Some(Model::new(header))).unwrap();
-        assert_eq!(replayed.frames, replayed.freed, "all came back");
-        assert_eq!(replay(&trace[..], |_| None).unwrap(), replayed);
+        let alone = replay(&trace[..], |_| None).unwrap();
+        assert_eq!(alone.frames, alone.freed, "all came back");
+        assert_eq!(replay(&trace[..], |header| Some(Model::new(header))).unwrap(), alone);
     }
 }
 
