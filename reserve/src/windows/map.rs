@@ -29,7 +29,7 @@ use crate::windows::high::{HighPage, HighPool};
 use crate::windows::mapped::{Mapped, MappedMut};
 use crate::windows::page::{MapPage, MapPageMut, PageView, PageViewMut};
 use crate::windows::space::{AddressRange, Refused};
-use crate::windows::state::{Account, Ask, Attempt, Grant, NONE, State, Tables};
+use crate::windows::state::{Ask, Attempt, Grant, Holder, NONE, State, Tables};
 
 pub use line::Ticket;
 
@@ -151,7 +151,7 @@ impl Shared {
             // It has left the line, and the next one may fit as well.
             self.wake();
         }
-        Hold { shared: self, window: grant.window, task: ask.task, account: grant.account }
+        Hold { shared: self, window: grant.window, holder: grant.holder }
     }
 
     #[cold]
@@ -189,7 +189,7 @@ impl Shared {
                 Ok(Tried::Held(self.hold(ask, grant)))
             }
             Err(Refused(code)) => {
-                state.release(&self.tables, grant.window, ask.task, grant.account);
+                state.release(&self.tables, grant.window, grant.holder);
                 state.lose(1);
                 drop(state);
                 self.wake();
@@ -244,8 +244,9 @@ impl Shared {
         if !page.is_of(&self.high) {
             return None;
         }
-        let (window, account) = self.state.lock().hit(&self.tables, page.index(), task)?;
-        Some(Hold { shared: self, window, task, account })
+        let guess = self.tables.guess(page.index())?;
+        let (window, holder) = self.state.lock().hit(&guess, task)?;
+        Some(Hold { shared: self, window, holder })
     }
 
     /// Maps `page`, or says that it is full.
@@ -301,8 +302,7 @@ impl Shared {
 pub(super) struct Hold<'a> {
     shared: &'a Shared,
     window: u32,
-    task: u32,
-    account: Account,
+    holder: Holder,
 }
 
 impl Hold<'_> {
@@ -316,12 +316,27 @@ impl Hold<'_> {
 impl Drop for Hold<'_> {
     #[inline]
     fn drop(&mut self) {
+        if self.holder == Holder::NOBODY {
+            let shared = self.shared;
+            let of = shared.tables.window(self.window);
+            let wanted = shared.state.lock().release_plain(of);
+            if wanted {
+                shared.wake();
+            }
+        } else {
+            self.drop_promised();
+        }
+    }
+}
+
+impl Hold<'_> {
+    /// Out of line, so that the drop of the common kind is inlined, and the hold stays in registers.
+    #[inline(never)]
+    fn drop_promised(&mut self) {
         let shared = self.shared;
-        let mut state = shared.state.lock();
-        let wanted = state.release(&shared.tables, self.window, self.task, self.account);
-        drop(state);
+        let wanted = shared.state.lock().release(&shared.tables, self.window, self.holder);
         if wanted {
-            self.shared.wake();
+            shared.wake();
         }
     }
 }
@@ -439,7 +454,7 @@ impl MapWindows {
 
     /// What has happened so far.
     pub fn counters(&self) -> WindowCounters {
-        self.shared.state.lock().counters
+        self.shared.state.lock().counters(&self.shared.tables)
     }
 
     /// How the windows are used now.

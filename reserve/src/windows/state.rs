@@ -20,7 +20,7 @@
 //!   declared goes first: it will give back the sooner.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::windows::error::MapError;
 use crate::windows::map::{WindowCounters, WindowUsage, WindowsConfig};
@@ -28,13 +28,51 @@ use crate::windows::map::{WindowCounters, WindowUsage, WindowsConfig};
 /// No window, no page, no task.
 pub(super) const NONE: u32 = u32::MAX;
 
-struct Window {
+pub(super) struct Window {
+    /// Mappings that were promised to nobody. With the first of them the window counts in `taken`.
+    plain: Plain,
     /// What it shows, if it is not free.
     page: AtomicU32,
-    /// Mappings that were promised to nobody. With the first of them the window counts in `taken`.
-    plain: AtomicU32,
     /// Mappings within a task's promise.
     promised: AtomicU32,
+}
+
+/// The live plain mappings of a window, in the low half, and in the high half its hits that the counters do
+/// not have yet: a hit counts both by one store.
+struct Plain(AtomicU64);
+
+const HIT: u64 = 1 << 32;
+
+impl Plain {
+    fn live(&self) -> u32 {
+        self.0.load(Ordering::Relaxed) as u32
+    }
+
+    fn hits(&self) -> u64 {
+        self.0.load(Ordering::Relaxed) >> 32
+    }
+
+    /// Counts a mapping. True if the hits are to be taken, long before they would overflow.
+    #[inline]
+    fn add(&self, mapping: u64) -> bool {
+        let new = self.0.load(Ordering::Relaxed) + mapping;
+        self.0.store(new, Ordering::Relaxed);
+        new > u64::MAX / 2
+    }
+
+    /// Ends a mapping. True if it was the last.
+    #[inline]
+    fn end(&self) -> bool {
+        let new = self.0.load(Ordering::Relaxed) - 1;
+        self.0.store(new, Ordering::Relaxed);
+        new as u32 == 0
+    }
+
+    fn take_hits(&self) -> u64 {
+        let hits = self.hits();
+        self.0.store(u64::from(self.live()), Ordering::Relaxed);
+        hits
+    }
 }
 
 /// What is kept for each page and window. It is read and written under the lock of the [`State`] alone; it
@@ -49,8 +87,8 @@ impl Tables {
     /// The tables of `windows` empty windows onto a pool of `pages` pages.
     pub(super) fn new(pages: u32, windows: u32) -> Tables {
         let window = |_| Window {
+            plain: Plain(AtomicU64::new(0)),
             page: AtomicU32::new(NONE),
-            plain: AtomicU32::new(0),
             promised: AtomicU32::new(0),
         };
         Tables {
@@ -63,11 +101,32 @@ impl Tables {
     fn window_of(&self, page: u32) -> u32 {
         read(&self.window_of[page as usize])
     }
+
+    #[inline]
+    pub(super) fn window(&self, window: u32) -> &Window {
+        &self.windows[window as usize]
+    }
+
+    /// The window that seems to show `page`. Read without the lock, so that the locked section begins with
+    /// the window itself and not with the way to it; [`State::hit`] looks whether it is still so.
+    #[inline]
+    pub(super) fn guess(&self, page: u32) -> Option<Guess<'_>> {
+        let window = self.window_of(page);
+        // `NONE` is beyond all windows.
+        self.windows.get(window as usize).map(|of| Guess { of, window, page })
+    }
+}
+
+/// A window, and the page it may show.
+pub(super) struct Guess<'a> {
+    of: &'a Window,
+    window: u32,
+    page: u32,
 }
 
 impl Window {
     fn mappings(&self) -> u32 {
-        read(&self.plain) + read(&self.promised)
+        self.plain.live() + read(&self.promised)
     }
 }
 
@@ -78,15 +137,8 @@ fn read(of: &AtomicU32) -> u32 {
 
 /// Not a read-modify-write of the processor: the lock is held.
 #[inline]
-fn change(of: &AtomicU32, change: impl FnOnce(u32) -> u32) -> u32 {
-    let new = change(read(of));
-    of.store(new, Ordering::Relaxed);
-    new
-}
-
-#[inline]
-fn count(of: &AtomicU32) {
-    change(of, |n| n + 1);
+fn change(of: &AtomicU32, by: i32) {
+    of.store(read(of).wrapping_add_signed(by), Ordering::Relaxed);
 }
 
 #[derive(Default)]
@@ -122,16 +174,45 @@ pub(super) struct Ask {
 
 /// How a live mapping is accounted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub(super) enum Account {
     Plain,
     Promised,
+}
+
+/// Who a live mapping is accounted to, and how, in one word: what is written in pieces and moved as a whole
+/// costs the processor a dozen cycles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holder(u32);
+
+impl Holder {
+    /// No task.
+    pub(super) const NOBODY: Holder = Holder(NONE << 1 | Account::Plain as u32);
+
+    /// `task` may be `NONE`. A table of 2^31 tasks does not exist: it would take 128 GiB.
+    #[inline]
+    fn new(task: u32, account: Account) -> Holder {
+        Holder(task << 1 | account as u32)
+    }
+
+    /// The task, or `NONE`.
+    #[inline]
+    fn task(self) -> u32 {
+        let task = self.0 >> 1;
+        if task == NONE >> 1 { NONE } else { task }
+    }
+
+    #[inline]
+    fn account(self) -> Account {
+        if self.0 & 1 == 0 { Account::Plain } else { Account::Promised }
+    }
 }
 
 /// A mapping that was granted.
 #[derive(Clone, Copy)]
 pub(super) struct Grant {
     pub(super) window: u32,
-    pub(super) account: Account,
+    pub(super) holder: Holder,
     /// The task's first mapping above its maximum: to be told once.
     pub(super) warn: bool,
 }
@@ -162,6 +243,7 @@ pub(super) struct State {
     next_ticket: u64,
     pub(super) tasks: Box<[TaskEntry]>,
     reservation: bool,
+    /// Without the hits that the windows have still to report.
     pub(super) counters: WindowCounters,
 }
 
@@ -183,7 +265,7 @@ impl State {
     /// On which terms `ask` may be granted, if its page is in `window`.
     fn terms(&self, tables: &Tables, ask: &Ask, window: u32) -> Terms {
         // A window that counts already costs nothing more.
-        let counts = window != NONE && read(&tables.windows[window as usize].plain) > 0;
+        let counts = window != NONE && tables.windows[window as usize].plain.live() > 0;
         let plain = Terms {
             account: Account::Plain,
             credit: u32::from(!counts),
@@ -246,8 +328,9 @@ impl State {
         }
         let of = &tables.windows[window as usize];
         match terms.account {
-            Account::Plain => count(&of.plain),
-            Account::Promised => count(&of.promised),
+            // Counted apart, and a hit or not.
+            Account::Plain => _ = of.plain.add(1),
+            Account::Promised => change(&of.promised, 1),
         }
         let mut warn = false;
         if ask.task != NONE {
@@ -263,7 +346,7 @@ impl State {
                 self.counters.overruns += 1;
             }
         }
-        Grant { window, account: terms.account, warn }
+        Grant { window, holder: Holder::new(ask.task, terms.account), warn }
     }
 
     pub(super) fn publish(&mut self, tables: &Tables, page: u32, window: u32) {
@@ -274,31 +357,32 @@ impl State {
     /// Grants a hit of the common kind, or nothing: then [`State::attempt`] has to be asked. It is what
     /// `attempt` and `grant` would do, without what they look at for the other kinds.
     #[inline]
-    pub(super) fn hit(&mut self, tables: &Tables, page: u32, task: u32) -> Option<(u32, Account)> {
-        let window = tables.window_of(page);
-        // `NONE` is beyond all windows.
-        let of = tables.windows.get(window as usize)?;
+    pub(super) fn hit(&mut self, guess: &Guess<'_>, task: u32) -> Option<(u32, Holder)> {
+        let &Guess { of, window, page } = guess;
+        if read(&of.page) != page {
+            return None;
+        }
         if task != NONE {
-            let task = &mut self.tasks[task as usize];
+            let entry = &mut self.tasks[task as usize];
             if self.reservation {
-                if task.promised == task.max {
+                if entry.promised == entry.max {
                     return None;
                 }
-                if task.held == 0 {
-                    if self.taken + task.max > self.capacity || !self.line.is_empty() {
+                if entry.held == 0 {
+                    if self.taken + entry.max > self.capacity || !self.line.is_empty() {
                         return None;
                     }
-                    self.taken += task.max;
-                    task.reserved = task.max;
+                    self.taken += entry.max;
+                    entry.reserved = entry.max;
                 }
-                task.held += 1;
-                task.promised += 1;
-                count(&of.promised);
+                entry.held += 1;
+                entry.promised += 1;
+                change(&of.promised, 1);
                 self.counters.hits += 1;
-                return Some((window, Account::Promised));
+                return Some((window, Holder::new(task, Account::Promised)));
             }
         }
-        if read(&of.plain) == 0 {
+        if of.plain.live() == 0 {
             if self.taken >= self.capacity || !self.line.is_empty() {
                 return None;
             }
@@ -307,25 +391,29 @@ impl State {
         if task != NONE {
             self.tasks[task as usize].held += 1;
         }
-        count(&of.plain);
-        self.counters.hits += 1;
-        Some((window, Account::Plain))
+        if of.plain.add(HIT + 1) {
+            self.counters.hits += of.plain.take_hits();
+        }
+        Some((window, Holder::new(task, Account::Plain)))
+    }
+
+    /// Ends a mapping of nobody's, as [`State::release`] does.
+    #[inline]
+    pub(super) fn release_plain(&mut self, of: &Window) -> bool {
+        let last = of.plain.end();
+        self.taken -= u32::from(last);
+        last && !self.line.is_empty()
     }
 
     /// Ends a mapping. True if somebody who waits may have what it gave back.
     #[inline]
-    pub(super) fn release(
-        &mut self,
-        tables: &Tables,
-        window: u32,
-        task: u32,
-        account: Account,
-    ) -> bool {
+    pub(super) fn release(&mut self, tables: &Tables, window: u32, holder: Holder) -> bool {
+        let (task, account) = (holder.task(), holder.account());
         let of = &tables.windows[window as usize];
         let mut back = match account {
-            Account::Plain => u32::from(change(&of.plain, |n| n - 1) == 0),
+            Account::Plain => u32::from(of.plain.end()),
             Account::Promised => {
-                change(&of.promised, |n| n - 1);
+                change(&of.promised, -1);
                 0
             }
         };
@@ -388,6 +476,11 @@ impl State {
         }
     }
 
+    pub(super) fn counters(&self, tables: &Tables) -> WindowCounters {
+        let hits: u64 = tables.windows.iter().map(|w| w.plain.hits()).sum();
+        WindowCounters { hits: self.counters.hits + hits, ..self.counters }
+    }
+
     pub(super) fn usage(&self, tables: &Tables) -> WindowUsage {
         let shown = |w: &&Window| read(&w.page) != NONE;
         let held = tables.windows.iter().filter(|w| w.mappings() > 0).count() as u32;
@@ -428,5 +521,24 @@ impl State {
     pub(super) fn task_counts(&self, task: u32) -> (u32, u32, u64) {
         let task = &self.tasks[task as usize];
         (task.held, task.reserved, task.overruns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hits_of_a_window_are_taken_before_they_overflow() {
+        let config = WindowsConfig::new(1);
+        let (mut state, tables) = (State::new(&config), Tables::new(1, 1));
+        state.publish(&tables, 0, 0);
+        tables.windows[0].plain.0.store((u64::MAX >> 33) * HIT, Ordering::Relaxed);
+        for _ in 0..3 {
+            assert!(state.hit(&tables.guess(0).unwrap(), NONE).is_some());
+        }
+        assert_eq!(state.counters(&tables).hits, (u64::MAX >> 33) + 3);
+        assert_eq!(tables.windows[0].mappings(), 3);
+        assert_eq!(tables.windows[0].plain.hits(), 2);
     }
 }
