@@ -223,7 +223,7 @@ pub(crate) fn retry(
     caller: Caller,
     error: AllocError,
 ) -> Result<u32, AllocError> {
-    if drain(pool.inner()) > 0 { pool.inner().take(gfp, caller) } else { Err(error) }
+    if gather(pool.inner(), gfp) { pool.inner().take(gfp, caller) } else { Err(error) }
 }
 
 #[inline(never)]
@@ -326,6 +326,17 @@ pub(crate) fn drain(pool: &Inner) -> u32 {
     }
     pool.end_drain(frames);
     frames
+}
+
+/// For who was refused what `gfp` describes: [`drain`]s. Returns whether a second look may find more; also
+/// when it was another drainer, since the refusal, who put frames on the list.
+#[cold]
+pub(crate) fn gather(pool: &Inner, gfp: Gfp) -> bool {
+    let is_there_more = || {
+        let state = pool.lock();
+        state.free > state.watermark(gfp)
+    };
+    pool.magazine > 0 && (drain(pool) > 0 || is_there_more())
 }
 
 /// Frames of `pool` in this thread's magazine.

@@ -321,7 +321,7 @@ impl PagePool {
             left -= got;
             match result {
                 // Others may hold back what this caller lacks; it does so once.
-                Err(_) if magazine::drain(self.inner()) > 0 => {}
+                Err(_) if magazine::gather(self.inner(), gfp) => {}
                 other => other?,
             }
         }
@@ -400,7 +400,7 @@ impl PagePool {
     /// When no contiguous frames are free above the min watermark. Nothing is changed then.
     pub fn set_aside(&self, frames: u32) -> Result<FrameRun, AllocError> {
         let first = match self.take_run(frames) {
-            Err(_) if magazine::drain(self.inner()) > 0 => self.take_run(frames),
+            Err(_) if magazine::gather(self.inner(), Gfp::KERNEL) => self.take_run(frames),
             other => other,
         }?;
         // SAFETY: `take_run` handed these frames to this call; of an empty run none is used.

@@ -248,7 +248,9 @@ impl PagePool {
         let frames = spec.frames();
         let charged = match self.inner().promise(frames, caller) {
             // What threads hold back may be what is missing.
-            Err(_) if magazine::drain(self.inner()) > 0 => self.inner().promise(frames, caller)?,
+            Err(_) if magazine::gather(self.inner(), Gfp::KERNEL) => {
+                self.inner().promise(frames, caller)?
+            }
             other => other?,
         };
         Ok(self.reservation(spec, charged))

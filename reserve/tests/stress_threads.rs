@@ -5,6 +5,7 @@
 //! choices; with exact counts and with magazines. How the threads interleave is not seeded, so what is
 //! asserted holds for every interleaving.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 
 use netswap_reserve::{
@@ -239,4 +240,29 @@ fn the_floor_moves_while_threads_allocate() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert_eq!(pool.watermarks().floor, 0);
+}
+
+/// What is in a magazine goes to who is refused, also while somebody else is just draining it.
+#[test]
+fn who_is_refused_during_a_drain_gets_what_it_brings() {
+    const ROUNDS: u32 = if cfg!(miri) { 20 } else { 300_000 };
+    let pool = PagePool::new(PoolConfig { magazine: 32, ..PoolConfig::new(128) });
+    let min = pool.watermarks().min;
+    let stop = AtomicBool::new(false);
+    let mut early = None;
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(Relaxed) {
+                pool.reclaim();
+            }
+        });
+        for round in 0..ROUNDS {
+            let all: Vec<Frame> = std::iter::from_fn(|| pool.alloc(Gfp::KERNEL).ok()).collect();
+            if all.len() as u32 != pool.frames() - min {
+                early.get_or_insert((round, all.len()));
+            }
+        }
+        stop.store(true, Relaxed);
+    });
+    assert_eq!(early, None, "the round, and how many frames there were to be had");
 }

@@ -160,7 +160,9 @@ impl PagePool {
     fn change(&self, change: &Change) -> Result<(), ReserveError> {
         match self.try_change(change) {
             // What threads hold back may be what is to be promised.
-            Err(ReserveError::CannotSecure { .. }) if magazine::drain(self.inner()) > 0 => {
+            Err(ReserveError::CannotSecure { .. })
+                if magazine::gather(self.inner(), Gfp::KERNEL) =>
+            {
                 self.try_change(change)
             }
             other => other,
