@@ -7,6 +7,7 @@
 //! - [`stack`]: [`Stack`], the host: receive ring, filter, streams, datagrams;
 //! - [`filter`]: what an emergency packet may go on as, and the table of sockets it is looked up in;
 //! - [`session`]: [`Session`], what a stream's user implements;
+//! - [`kernel`]: [`KernelNet`], the same sessions on TCP sockets of the kernel;
 //! - [`packet`]: [`PacketBuf`], one pool frame a packet;
 //! - [`device`]: [`Device`], what a network card is to the stack;
 //! - [`sim_link`] and [`flood`]: the simulated link with its faults, and a third host that floods it;
@@ -21,6 +22,7 @@ pub mod device;
 pub mod filter;
 pub mod flood;
 pub mod headers;
+pub mod kernel;
 pub mod packet;
 mod phy;
 pub mod plan;
@@ -35,9 +37,10 @@ pub mod udp;
 
 pub use device::{Device, MacAddr};
 pub use flood::{Flood, FloodConfig};
+pub use kernel::KernelNet;
 pub use packet::PacketBuf;
 pub use plan::NetPlanConfig;
-pub use session::{Action, Disconnect, SendVec, Session};
+pub use session::{Action, Disconnect, RecvVec, SendVec, Session};
 pub use sim_link::{End, LinkConfig, LinkStats, SimLink, SimNic};
 pub use stack::{NetReserves, Phase, Stack, StackConfig, StreamId, StreamInfo, TxFailure, UdpId};
 pub use stats::{DropReason, StackStats};

@@ -17,6 +17,7 @@
 //! ```
 //! After every call that hands something in, the transport asks `poll_action` and `poll_send` again.
 
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 
 use arrayvec::ArrayVec;
@@ -24,6 +25,9 @@ use netswap_reserve::Time;
 
 /// Byte slices to send, in order.
 pub type SendVec<'a> = ArrayVec<&'a [u8], 64>;
+
+/// Where the next bytes of a stream belong, in order.
+pub type RecvVec<'a> = ArrayVec<IoSliceMut<'a>, 64>;
 
 /// What a session wants its transport to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +52,18 @@ pub enum Disconnect {
     /// The peer closed it in order.
     #[error("closed by the peer")]
     ByPeer,
-    /// The peer reset it, or refused the connection.
+    /// The peer reset it, or, where the transport cannot tell, refused the connection.
     #[error("reset by the peer")]
     Reset,
+    /// Nobody listens there.
+    #[error("connection refused by the peer")]
+    Refused,
+    /// There is no way to the peer.
+    #[error("the peer cannot be reached")]
+    Unreachable,
+    /// This machine could not open it: no descriptor, no memory, no port, or not allowed.
+    #[error("this machine cannot open a connection")]
+    Local,
     /// The peer did not answer in time.
     #[error("no answer from the peer")]
     TimedOut,
@@ -70,10 +83,23 @@ pub trait Session {
     /// Where the next bytes of the stream belong. Empty means: take nothing from the stream now.
     fn recv_buffer(&mut self) -> &mut [u8];
 
-    /// The first `n` bytes of [`Session::recv_buffer`] have been filled from the stream.
+    /// As [`Session::recv_buffer`], for a transport that fills several buffers at once: appends to `out`
+    /// where the next bytes belong, in order. The first is the one that `recv_buffer` shows. A session
+    /// that knows what comes next, such as the pages of a reply, saves a system call for each by
+    /// showing them here.
+    fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        let buffer = self.recv_buffer();
+        if !buffer.is_empty() {
+            // An empty vector has room for it.
+            let _ = out.try_push(IoSliceMut::new(buffer));
+        }
+    }
+
+    /// The first `n` bytes of what [`Session::recv_buffer`] or [`Session::recv_buffers`], whichever was
+    /// asked last, has shown have been filled from the stream.
     ///
     /// # Panics
-    /// If `n` is larger than the buffer was.
+    /// If `n` is larger than what was shown.
     fn handle_received(&mut self, now: Time, n: usize);
 
     /// Appends what is to be sent next, in order, to `out`; appending nothing means there is nothing

@@ -20,6 +20,7 @@
 //! - [`explain`]: the graph by which a stuck machine says why;
 //! - [`trace`]: what was done to a pool, recorded, to be replayed without the program that did it;
 //! - [`backing`]: where the memory comes from: anonymous, memfd, huge pages, locked or not;
+//! - [`socket_memory`]: kernel memory set aside for a socket, where the kernel offers that;
 //! - [`time`]: the integer clock that every state machine of netswap is driven by.
 
 mod alarm;
@@ -43,6 +44,7 @@ pub mod reservation;
 pub mod reserves;
 pub mod scope;
 pub mod slab;
+pub mod socket_memory;
 mod state;
 pub mod stats;
 mod stock;
