@@ -291,7 +291,9 @@ impl Conn {
             budget.call();
             self.stats.send_calls += 1;
             let mut nothing = SendAncillaryBuffer::default();
-            match sendmsg(fd, &vector, &mut nothing, SendFlags::NOSIGNAL) {
+            let result = sendmsg(fd, &vector, &mut nothing, SendFlags::NOSIGNAL);
+            drop((vector, slices));
+            match result {
                 Ok(n) => {
                     moved = Moved::Some;
                     budget.moved(n);

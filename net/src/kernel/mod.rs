@@ -335,6 +335,15 @@ impl KernelNet {
         self.waker.clone()
     }
 
+    /// The connection slot with number `index`.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn conn_at(&self, index: usize) -> ConnId {
+        assert!(index < self.conns.len(), "connection {index} of {}", self.conns.len());
+        ConnId(index as u32)
+    }
+
     /// What a connection is doing.
     pub fn conn_info(&self, id: ConnId) -> ConnInfo {
         self.conns[id.index()].info()

@@ -67,8 +67,7 @@ impl Protection {
         match result {
             Ok(()) => Protection::InForce,
             Err(
-                errno @ (Errno::NOSYS | Errno::NOPROTOOPT | Errno::OPNOTSUPP | Errno::NOTSUP
-                | Errno::INVAL),
+                errno @ (Errno::NOSYS | Errno::NOPROTOOPT | Errno::OPNOTSUPP | Errno::INVAL),
             ) => Protection::NotAvailable(errno.into()),
             Err(errno) => Protection::Refused(errno.into()),
         }
