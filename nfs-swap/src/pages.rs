@@ -7,6 +7,9 @@
 //! `sock_sendmsg` and where the reply is copied. With a vector of [`Frame`](netswap_reserve::Frame)s
 //! the compiler leaves nothing of it.
 
+use std::io::IoSliceMut;
+
+use netswap_net::RecvVec;
 use netswap_reserve::windows::{MapError, MapPage, MapPageMut, Mapper, PageView, PageViewMut};
 use netswap_reserve::{PAGE_SIZE, Span};
 
@@ -60,6 +63,27 @@ pub(crate) fn arrivals<'x, P: MapPageMut>(
         Some(PageViewMut::Low(bytes)) => &mut bytes[start..end],
         Some(PageViewMut::High(_)) => &mut bounce[..end - start],
     }
+}
+
+/// Appends where `len` bytes of a page vector from `at` on arrive, one slice a page, up to the first high
+/// one; says whether that is all of them.
+pub(crate) fn low_pieces<'x, P: MapPageMut>(
+    pages: &'x mut [P],
+    at: usize,
+    len: usize,
+    out: &mut RecvVec<'x>,
+) -> bool {
+    let (mut start, mut left) = (at % PAGE_SIZE, len);
+    for page in pages.iter_mut().skip(at / PAGE_SIZE) {
+        let end = PAGE_SIZE.min(start.saturating_add(left));
+        let PageViewMut::Low(bytes) = page.view_mut() else { break };
+        if left == 0 || out.try_push(IoSliceMut::new(&mut bytes[start..end])).is_err() {
+            break;
+        }
+        left -= end - start;
+        start = 0;
+    }
+    left == 0
 }
 
 /// The first `n` bytes of what [`arrivals`] gave are there: those of a high page go where they belong.

@@ -331,6 +331,11 @@ impl RecordReader {
         self.taken
     }
 
+    /// Whether the fragment at hand is the last of its record.
+    pub fn is_last(&self) -> bool {
+        self.mark_len == MARK_BYTES && self.last
+    }
+
     /// What comes next.
     pub fn next(&self) -> RecordNext {
         if self.mark_len < MARK_BYTES {

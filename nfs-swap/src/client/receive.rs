@@ -1,9 +1,14 @@
 //! Replies, taken in place: headers into a small buffer, READ data straight into the request's pages.
 //!
-//! The buffer that the transport is shown never reaches beyond what is known to come next, so page
-//! data lands in pages. Only when a peer cuts its records into odd fragments can a few data bytes
+//! The buffers that the transport is shown never reach beyond what is known to come next, so page
+//! data lands in pages. Once the head of a READ's reply is known, a transport that fills several buffers
+//! at once is shown all its pages, and behind them room for the padding and the beginning of the next
+//! record: one system call for all of these. Only when a peer cuts its records into odd fragments can a few data bytes
 //! land in the header buffer; they are then copied to where they belong.
 
+use std::io::IoSliceMut;
+
+use netswap_net::RecvVec;
 use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::backend::BATCH_PAGES_MAX;
@@ -11,7 +16,7 @@ use netswap_swap::backend::BATCH_PAGES_MAX;
 use super::calls::{Garbage, garbage};
 use super::{CallState, NfsBackend, Verb};
 use crate::message::{REPLY_HEAD_MAX, REPLY_PREFIX, head_needs};
-use crate::pages::{arrivals, land};
+use crate::pages::{arrivals, is_high, land, low_pieces};
 use crate::proto::ReadOk;
 use crate::rpc::{self, AcceptStat, MARK_BYTES, RecordNext, RecordReader, ReplyStat};
 use crate::xdr::{Decoder, padding};
@@ -43,6 +48,8 @@ pub(super) struct Receiver {
     head: Box<[u8]>,
     head_len: usize,
     stage: [u8; STAGE_BYTES],
+    /// Bytes of the stage that were last shown behind the pages.
+    behind: usize,
     scratch: Box<[u8]>,
     /// Where data for high pages arrives; `bounced` bytes of it wait for a window. Nothing is taken from
     /// the stream meanwhile.
@@ -66,6 +73,7 @@ impl Receiver {
             head: vec![0; REPLY_HEAD_MAX].into(),
             head_len: 0,
             stage: [0; STAGE_BYTES],
+            behind: 0,
             scratch: vec![0; PAGE_SIZE].into(),
             bounce: vec![0; if high_pages { PAGE_SIZE } else { 0 }].into(),
             bounced: 0,
@@ -75,6 +83,7 @@ impl Receiver {
     /// The stream begins anew.
     pub(super) fn reset(&mut self) {
         self.reader.reset();
+        self.behind = 0;
         self.bounced = 0;
         self.next_record();
     }
@@ -120,10 +129,25 @@ impl Receiver {
             (RecordNext::End, ..) => Shown::Stage(MARK_BYTES),
         }
     }
+
+    /// Bytes that are known to follow `len` bytes of data, with which the record's pages are full: the
+    /// padding, and if the record ends there the mark of the next with the least it can hold.
+    fn follows(&self, len: usize) -> usize {
+        let (RecordNext::Body(left), Place::Data { read, at, pad }) = (self.reader.next(), self.place)
+        else {
+            return 0;
+        };
+        if at + len != read.count as usize {
+            return 0;
+        }
+        let ends = self.reader.is_last() && left == len + pad;
+        pad.min(left - len) + if ends { MARK_BYTES + REPLY_PREFIX } else { 0 }
+    }
 }
 
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn receive_into(&mut self) -> &mut [u8] {
+        self.rx.behind = 0;
         if self.rx.bounced > 0 {
             return &mut [];
         }
@@ -137,7 +161,34 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
     }
 
-    /// The first `n` bytes of what [`Self::receive_into`] gave are there.
+    /// As [`Self::receive_into`], and what is known to come behind that.
+    pub(super) fn receive_into_all<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        let low = match self.rx.shown() {
+            Shown::Page { call, at, len } if self.rx.bounced == 0 => {
+                let at = self.calls[call].done + at;
+                let first = self.calls[call].pages.get(at / PAGE_SIZE);
+                first.is_some_and(|page| !is_high(page)).then_some((call, at, len))
+            }
+            _ => None,
+        };
+        let Some((call, at, len)) = low else {
+            let buffer = self.receive_into();
+            if !buffer.is_empty() {
+                // An empty vector has room for it.
+                let _ = out.try_push(IoSliceMut::new(buffer));
+            }
+            return;
+        };
+        let follows = self.rx.follows(len);
+        let all = low_pieces(&mut self.calls[call].pages, at, len, out);
+        self.rx.behind = if all && !out.is_full() { follows } else { 0 };
+        if self.rx.behind > 0 {
+            // There is room: just looked.
+            let _ = out.try_push(IoSliceMut::new(&mut self.rx.stage[..self.rx.behind]));
+        }
+    }
+
+    /// The first `n` bytes of what [`Self::receive_into`] or [`Self::receive_into_all`] gave are there.
     pub(super) fn receive(&mut self, now: Time, n: usize) {
         let result = match self.rx.shown() {
             Shown::Stage(len) => {
@@ -150,7 +201,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.advance(now, n)
             }
             Shown::Page { call, at, len } => {
-                assert!(n <= len, "more bytes received than were asked for");
+                let behind = n.saturating_sub(len);
+                assert!(behind <= self.rx.behind, "more bytes received than were asked for");
+                let n = n - behind;
                 let call = &mut self.calls[call];
                 let (pages, at) = (&mut call.pages, call.done + at);
                 if land(pages, at, n, &self.rx.bounce, &mut self.mapper).is_err() {
@@ -158,7 +211,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     self.await_window(now);
                     return;
                 }
-                self.advance(now, n)
+                let stage = self.rx.stage;
+                self.advance(now, n).and_then(|()| self.consume(now, &stage[..behind]))
             }
         };
         if let Err(what) = result {

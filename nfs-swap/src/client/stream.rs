@@ -9,7 +9,7 @@
 //! the connection is given up: all calls are repeated on a new one from the same source port, which is
 //! what a server's duplicate request cache knows us by.
 
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::Time;
 use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_swap::{BackendState, StoreError};
@@ -194,6 +194,12 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             return &mut [];
         }
         self.receive_into()
+    }
+
+    fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        if self.link.is_open() {
+            self.receive_into_all(out);
+        }
     }
 
     fn handle_received(&mut self, now: Time, n: usize) {
