@@ -171,7 +171,7 @@ impl Conn {
         (self.give_up_at, self.retry_at) = (Time::MAX, Time::MAX);
     }
 
-    /// Whether a turn of work could move something without a new event: it was cut short.
+    /// When the slot itself has something to do without an event.
     pub(super) fn next_at(&self) -> Time {
         self.give_up_at.min(self.retry_at)
     }

@@ -60,6 +60,7 @@ impl KernelNet {
         let bytes = self.config.turn_bytes;
         let mut budgets = [(); 2].map(|()| Budget { bytes, calls: TURN_CALLS });
         let [input, output] = &mut budgets;
+        let mut rests = false;
         // Each round lets what the session just did have its effect.
         for _ in 0..TURN_CALLS {
             let mut moved = self.settle(now, id, session);
@@ -85,10 +86,11 @@ impl KernelNet {
                 }
             }
             if !moved {
+                rests = true;
                 break;
             }
         }
-        if budgets.iter().any(Budget::is_spent) {
+        if !rests || budgets.iter().any(Budget::is_spent) {
             self.make_ready(id);
         }
         let due = session.poll_deadline().unwrap_or(Time::MAX);

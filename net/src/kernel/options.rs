@@ -34,8 +34,8 @@ impl Default for KeepAlive {
 pub struct SocketOptions {
     /// Keep-alive; `None` switches it off.
     pub keep_alive: Option<KeepAlive>,
-    /// How long sent data may stay unacknowledged before the connection is given up
-    /// (`TCP_USER_TIMEOUT`); `None` leaves it to the system, which takes about 15 minutes.
+    /// How long sent data may stay unacknowledged, or a peer without room for it, before the connection
+    /// is given up (`TCP_USER_TIMEOUT`); `None` leaves it to the system, which takes about 15 minutes.
     pub user_timeout: Option<Span>,
     /// `SO_SNDBUF` in bytes, which the system doubles; `None` lets it adapt.
     pub send_buffer: Option<usize>,

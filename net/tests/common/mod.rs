@@ -1,6 +1,8 @@
 //! Two hosts on a simulated link, and sessions that check every byte.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod kernel;
+
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -30,6 +32,7 @@ pub fn server_addr() -> SocketAddr {
 /// Sends `total` bytes and checks that each comes back; connects again after a loss of the
 /// connection and starts over.
 pub struct Client {
+    pub remote: SocketAddr,
     pub total: u64,
     pub sent: u64,
     pub received: u64,
@@ -47,14 +50,19 @@ pub struct Client {
 
 impl Client {
     pub fn new(total: u64) -> Client {
+        Client::to(server_addr(), total)
+    }
+
+    pub fn to(remote: SocketAddr, total: u64) -> Client {
         Client {
+            remote,
             total,
             sent: 0,
             received: 0,
             connects: 0,
             ends: Vec::new(),
             same_port: true,
-            want: Some(Action::Connect { remote: server_addr(), same_port: true }),
+            want: Some(Action::Connect { remote, same_port: true }),
             retry_at: None,
             connected: false,
             reconnect: true,
@@ -124,7 +132,7 @@ impl Session for Client {
     fn handle_deadline(&mut self, now: Time) {
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
-            self.want = Some(Action::Connect { remote: server_addr(), same_port: self.same_port });
+            self.want = Some(Action::Connect { remote: self.remote, same_port: self.same_port });
         }
     }
 }
@@ -138,6 +146,7 @@ pub struct Echo {
     /// Takes what comes and sends nothing back.
     pub mute: bool,
     pub taken: u64,
+    pub want: Option<Action>,
     pending: VecDeque<u8>,
     buf: Vec<u8>,
 }
@@ -151,6 +160,7 @@ impl Echo {
             read_at_most: usize::MAX,
             mute: false,
             taken: 0,
+            want: None,
             pending: VecDeque::with_capacity(1 << 17),
             buf: vec![0; 8192],
         }
@@ -196,7 +206,7 @@ impl Session for Echo {
     }
 
     fn poll_action(&mut self, _now: Time) -> Option<Action> {
-        None
+        self.want.take()
     }
 
     fn poll_deadline(&self) -> Option<Time> {

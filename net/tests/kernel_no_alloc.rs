@@ -1,0 +1,95 @@
+//! Goal: after start the transport on sockets of the kernel makes no heap allocation: sending,
+//! receiving, resets, reconnects, refusals, accepts, a listener without a free slot, wake-ups.
+//! Method: this test binary's own allocator counts. It is first shown to catch a planted allocation.
+//! One test only, so that no other thread allocates meanwhile.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use common::kernel::{Real, nobody};
+use netswap_net::Action;
+
+static ARMED: AtomicBool = AtomicBool::new(false);
+static CAUGHT: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+fn count() {
+    if ARMED.load(Ordering::Relaxed) {
+        CAUGHT.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations while `work` runs.
+fn allocations(work: impl FnOnce()) -> u64 {
+    CAUGHT.store(0, Ordering::Relaxed);
+    ARMED.store(true, Ordering::Relaxed);
+    work();
+    ARMED.store(false, Ordering::Relaxed);
+    CAUGHT.load(Ordering::Relaxed)
+}
+
+#[test]
+fn nothing_is_allocated_after_start() {
+    assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(1)))), 1, "the canary is caught");
+
+    // More clients than slots, and one whose server is not there at first.
+    let mut real = Real::new("127.0.0.1", 6, 8, u64::MAX);
+    let (there, nobody) = (real.clients[7].remote, nobody());
+    real.clients[7].remote = nobody;
+    real.clients[7].want = Some(Action::Connect { remote: nobody, same_port: true });
+    let waker = real.net.waker();
+    for client in &mut real.clients {
+        client.ends.reserve(256);
+    }
+    for echo in &mut real.echoes {
+        echo.ends.reserve(256);
+    }
+
+    let mut turns = 0u64;
+    let caught = allocations(|| {
+        real.run(|real| {
+            turns += 1;
+            waker.wake();
+            if turns.is_multiple_of(50) {
+                let served = (turns / 50 % 6) as usize;
+                let close = turns.is_multiple_of(100);
+                real.order(served, if close { Action::Close } else { Action::Abort });
+            }
+            if real.clients[7].ends.len() == 2 {
+                real.clients[7].remote = there;
+            }
+            let stats = real.net.stats().conns;
+            turns > 2000 && stats.accepts > 30 && stats.connect_failures >= 2
+        });
+    });
+    let stats = real.net.stats();
+    assert!(stats.conns.bytes_received > 1_000_000 && stats.wakes > 100, "{stats:?}");
+    assert!(real.clients.iter().all(|client| client.wrong == 0));
+    assert_eq!(caught, 0);
+}
