@@ -14,7 +14,10 @@ fn check(real: &Real, total: u64) {
     let stats = real.net.stats();
     let n = real.clients.len() as u64;
     assert!(real.clients.iter().all(|client| client.wrong == 0 && client.connects == 1));
-    assert_eq!((stats.conns.bytes_sent, stats.conns.bytes_received), (2 * n * total, 2 * n * total));
+    assert_eq!(
+        (stats.conns.bytes_sent, stats.conns.bytes_received),
+        (2 * n * total, 2 * n * total)
+    );
     assert_eq!((stats.conns.connects, stats.conns.accepts, stats.conns.bytes_copied), (n, n, 0));
 }
 
@@ -45,11 +48,8 @@ fn no_connection_starves_while_others_have_work() {
 
 #[test]
 fn tiny_buffers_cut_sends_short_and_lose_nothing() {
-    let tiny = SocketOptions {
-        send_buffer: Some(1),
-        recv_buffer: Some(1),
-        ..SocketOptions::default()
-    };
+    let tiny =
+        SocketOptions { send_buffer: Some(1), recv_buffer: Some(1), ..SocketOptions::default() };
     let total = 100 * KIB;
     let conn = ConnConfig { socket: tiny, ..ConnConfig::default() };
     let mut real = Real::with("127.0.0.1", 2, 2, total, conn, tiny);

@@ -34,7 +34,9 @@ fn after_a_reset_the_client_comes_back_from_the_same_port() {
     for round in 1..=5 {
         let serving = real.echoes.iter().position(|echo| echo.connects > echo.ends.len() as u32);
         real.order(serving.unwrap(), Action::Abort);
-        real.run(|real| real.clients[0].connects == round + 1 && real.clients[0].received > 100_000);
+        real.run(|real| {
+            real.clients[0].connects == round + 1 && real.clients[0].received > 100_000
+        });
         assert_eq!(port(&real), before);
     }
     assert_eq!(real.clients[0].ends, [Disconnect::Reset; 5]);

@@ -48,8 +48,11 @@ fn deadlines_wake_the_loop_in_time_and_nothing_else_does() {
     let clock = Clock::new();
     let mut net = KernelNet::new(KernelConfig::new(2)).unwrap();
     let ids = [(); 2].map(|()| net.add_conn(ConnConfig::default()).unwrap());
-    let mut alarms =
-        [3, 20].map(|ms| Alarm { at: Some(Time::ZERO), every: Span::from_millis(ms), rung: vec![] });
+    let mut alarms = [3, 20].map(|ms| Alarm {
+        at: Some(Time::ZERO),
+        every: Span::from_millis(ms),
+        rung: vec![],
+    });
     while alarms.iter().any(|alarm| alarm.at.is_some()) {
         net.wait(clock.now(), None).unwrap();
         let now = clock.now();

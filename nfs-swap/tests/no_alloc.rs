@@ -8,8 +8,10 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use common::kernel::Real;
 use common::{Workload, World, config, server};
 use netswap_net::Disconnect;
+use netswap_net::kernel::SocketOptions;
 use netswap_nfs::{
     ListEvent, ListerConfig, NfsBackend, NfsLister, NfsServerConfig, PageRequest, ServerFaults,
 };
@@ -214,4 +216,24 @@ fn shutting_down_allocates_nothing() {
         }
     });
     assert_eq!(count, 0);
+}
+
+#[test]
+fn on_sockets_of_the_kernel_nothing_is_allocated_either() {
+    let mut real = Real::new(SocketOptions::default());
+    real.start();
+    real.move_all(Op::Write, 1, |_, _| ());
+    let count = allocations(|| {
+        for version in 2..10 {
+            real.move_all(Op::Write, version, |real, ended| {
+                if ended % 10 == 0 {
+                    real.restart_server();
+                }
+            });
+            real.move_all(Op::Read, version, |_, _| ());
+        }
+    });
+    assert_eq!(count, 0);
+    let stats = real.net.conn_stats(real.conn);
+    assert!(stats.connects > 16 && stats.disconnects > 16, "{stats:?}");
 }

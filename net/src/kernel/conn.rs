@@ -214,7 +214,9 @@ impl Token {
     pub(super) fn unpack(bits: u64) -> Token {
         match bits {
             Token::WAKE => Token::Wake,
-            _ if bits & Token::LISTENER != 0 => Token::Listener(ListenerId(bits as u32 & !(1 << 31))),
+            _ if bits & Token::LISTENER != 0 => {
+                Token::Listener(ListenerId(bits as u32 & !(1 << 31)))
+            }
             _ => Token::Conn(ConnId(bits as u32), (bits >> 32) as u32),
         }
     }

@@ -48,7 +48,11 @@ impl KernelNet {
         let conn = &mut self.conns[id.index()];
         conn.close(true);
         conn.attempt_failed(errno);
-        if conn.tried < conn.candidates() { self.try_addresses(now, id) } else { Err(meaning(errno)) }
+        if conn.tried < conn.candidates() {
+            self.try_addresses(now, id)
+        } else {
+            Err(meaning(errno))
+        }
     }
 
     fn try_addresses(&mut self, now: Time, id: ConnId) -> Result<(), Disconnect> {
@@ -77,12 +81,9 @@ impl KernelNet {
         // Added after `connect`, for a socket that is not even connecting counts as hung up. What has
         // happened by now is told as the first event.
         let added = match &conn.fd {
-            Some(fd) => epoll::add(
-                &self.epoll,
-                fd,
-                EventData::new_u64(token.pack()),
-                Conn::interest(),
-            ),
+            Some(fd) => {
+                epoll::add(&self.epoll, fd, EventData::new_u64(token.pack()), Conn::interest())
+            }
             None => Err(Errno::BADF),
         };
         if added.is_err() {

@@ -166,7 +166,7 @@ impl KernelNet {
         action: Action,
         session: &mut S,
     ) -> bool {
-        let close_timeout = self.config.close_timeout;
+        let give_up_at = now + self.config.close_timeout;
         let conn = &mut self.conns[id.index()];
         match (action, conn.phase) {
             (Action::Connect { remote, same_port }, _) => {
@@ -176,14 +176,13 @@ impl KernelNet {
                 }
             }
             (Action::Close, ConnPhase::Open) => {
-                let shut = conn.fd.as_ref().map_or(Err(Errno::BADF), |fd| shutdown(fd, Shutdown::Write));
-                if shut.is_err() {
+                if conn.fd.as_ref().is_none_or(|fd| shutdown(fd, Shutdown::Write).is_err()) {
                     // The peer has reset it meanwhile.
                     self.end(now, id, true, Disconnect::BySelf, session);
                     return false;
                 }
                 conn.phase = ConnPhase::Closing;
-                conn.give_up_at = now + close_timeout;
+                conn.give_up_at = give_up_at;
             }
             (Action::Close | Action::Abort, ConnPhase::Connecting) => {
                 // An address that was not there by now is not tried first again.
@@ -235,10 +234,7 @@ impl Conn {
             };
             drop(shown);
             match result {
-                Ok(0) => {
-                    let by_us = self.phase == ConnPhase::Closing;
-                    return Moved::Ended(if by_us { Disconnect::BySelf } else { Disconnect::ByPeer });
-                }
+                Ok(0) => return Moved::Ended(self.blame(Disconnect::ByPeer)),
                 Ok(n) => {
                     moved = Moved::Some;
                     budget.moved(n);
@@ -321,7 +317,11 @@ impl Conn {
 
     fn lost(&mut self, errno: Errno) -> Moved {
         self.last_error = Some(errno.into());
-        let by_us = self.phase == ConnPhase::Closing;
-        Moved::Ended(if by_us { Disconnect::BySelf } else { meaning(errno) })
+        Moved::Ended(self.blame(meaning(errno)))
+    }
+
+    /// However a stream ends that its session has closed, it was the session's doing.
+    fn blame(&self, why: Disconnect) -> Disconnect {
+        if self.phase == ConnPhase::Closing { Disconnect::BySelf } else { why }
     }
 }

@@ -181,9 +181,17 @@ impl KernelNet {
                     Err(Errno::AGAIN) => listener.pending = false,
                     // A peer that has gone already; there may be others (accept(2)).
                     Err(
-                        Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::NOPROTOOPT
-                        | Errno::NETDOWN | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::HOSTUNREACH
-                        | Errno::NONET | Errno::OPNOTSUPP | Errno::PERM,
+                        Errno::INTR
+                        | Errno::CONNABORTED
+                        | Errno::PROTO
+                        | Errno::NOPROTOOPT
+                        | Errno::NETDOWN
+                        | Errno::NETUNREACH
+                        | Errno::HOSTDOWN
+                        | Errno::HOSTUNREACH
+                        | Errno::NONET
+                        | Errno::OPNOTSUPP
+                        | Errno::PERM,
                     ) => {}
                     Err(_) => {
                         self.stats.accept_failures += 1;

@@ -35,8 +35,8 @@
 //! - A session that is changed by anything but `drive` must be driven, or named by
 //!   [`KernelNet::make_ready`], before the next wait.
 
-pub mod conn;
 mod clock;
+pub mod conn;
 mod connect;
 mod drive;
 mod listen;
@@ -372,7 +372,8 @@ impl KernelNet {
 
     /// When the loop wants to be turned even if nothing happens; [`Time::ZERO`] if it has work already.
     pub fn poll_deadline(&self) -> Option<Time> {
-        let due = if self.ready.is_empty() { self.earliest.min(self.accept_at()) } else { Time::ZERO };
+        let due =
+            if self.ready.is_empty() { self.earliest.min(self.accept_at()) } else { Time::ZERO };
         (due < Time::MAX).then_some(due)
     }
 

@@ -66,9 +66,9 @@ impl Protection {
     pub(super) fn judge(result: Result<(), Errno>) -> Protection {
         match result {
             Ok(()) => Protection::InForce,
-            Err(
-                errno @ (Errno::NOSYS | Errno::NOPROTOOPT | Errno::OPNOTSUPP | Errno::INVAL),
-            ) => Protection::NotAvailable(errno.into()),
+            Err(errno @ (Errno::NOSYS | Errno::NOPROTOOPT | Errno::OPNOTSUPP | Errno::INVAL)) => {
+                Protection::NotAvailable(errno.into())
+            }
             Err(errno) => Protection::Refused(errno.into()),
         }
     }

@@ -133,7 +133,8 @@ impl Receiver {
     /// Bytes that are known to follow `len` bytes of data, with which the record's pages are full: the
     /// padding, and if the record ends there the mark of the next with the least it can hold.
     fn follows(&self, len: usize) -> usize {
-        let (RecordNext::Body(left), Place::Data { read, at, pad }) = (self.reader.next(), self.place)
+        let (RecordNext::Body(left), Place::Data { read, at, pad }) =
+            (self.reader.next(), self.place)
         else {
             return 0;
         };

@@ -5,6 +5,8 @@
 //! used under a counting allocator.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod kernel;
+
 use std::collections::VecDeque;
 
 use netswap_net::{Action, Disconnect, SendVec, Session};
