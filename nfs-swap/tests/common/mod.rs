@@ -9,7 +9,7 @@ pub mod kernel;
 
 use std::collections::VecDeque;
 
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_nfs::{NfsBackend, NfsConfig, NfsServer, NfsServerConfig};
 use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{
@@ -69,6 +69,7 @@ pub struct World<C = NfsBackend> {
     /// Records of both sides are cut into random fragments.
     pub refragment: bool,
     pub connects: Vec<Action>,
+    scatter: bool,
     c2s: Pipe,
     s2c: Pipe,
 }
@@ -144,6 +145,7 @@ impl<C: Session + std::fmt::Debug> World<C> {
             chunk: 100_000,
             refragment: false,
             connects: Vec::with_capacity(4096),
+            scatter: false,
             c2s: Pipe::new(),
             s2c: Pipe::new(),
         }
@@ -242,7 +244,15 @@ impl<C: Session + std::fmt::Debug> World<C> {
         }
         let mut limit = 1 + self.rng.below(chunk) as usize;
         while self.connected && limit > 0 {
-            let n = self.s2c.pull(self.client.recv_buffer(), limit);
+            // By turns as a transport that fills one buffer at a time, and as one that fills several.
+            self.scatter = !self.scatter;
+            let n = if self.scatter {
+                let mut shown = RecvVec::new();
+                self.client.recv_buffers(&mut shown);
+                shown.iter_mut().fold(0, |n, buffer| n + self.s2c.pull(buffer, limit - n))
+            } else {
+                self.s2c.pull(self.client.recv_buffer(), limit)
+            };
             self.client.handle_received(now, n);
             limit -= n;
             moved |= (n > 0) | self.actions();
