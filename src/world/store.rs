@@ -3,7 +3,7 @@
 use std::io;
 
 use netswap_iscsi::IscsiBackend;
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_nfs::NfsBackend;
 use netswap_reserve::Time;
 use netswap_swap::machine::PatternDisk;
@@ -39,6 +39,10 @@ impl Session for StoreClient {
 
     fn recv_buffer(&mut self) -> &mut [u8] {
         each!(self, c => c.recv_buffer())
+    }
+
+    fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        each!(self, c => c.recv_buffers(out))
     }
 
     fn handle_received(&mut self, now: Time, n: usize) {
