@@ -1,59 +1,17 @@
 //! Goal: after start the packet layer makes no heap allocation: sending, receiving, loss,
 //! retransmission, reassembly, a full queue, an exhausted pool, a reconnect.
-//! Method: this test binary's own allocator counts. It is first shown to catch a planted allocation.
-//! One test only, so that no other thread allocates meanwhile.
+//! Method: a global allocator that counts what the test's own thread asks for while it is armed. It is
+//! first shown to catch a planted allocation.
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
+use common::counting::{Counting, allocations};
 use common::*;
 use netswap_net::{Flood, FloodConfig};
 use netswap_reserve::Span;
 
-static ARMED: AtomicBool = AtomicBool::new(false);
-static CAUGHT: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
-
-fn count() {
-    if ARMED.load(Ordering::Relaxed) {
-        CAUGHT.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// Allocations while `work` runs.
-fn allocations(work: impl FnOnce()) -> u64 {
-    CAUGHT.store(0, Ordering::Relaxed);
-    ARMED.store(true, Ordering::Relaxed);
-    work();
-    ARMED.store(false, Ordering::Relaxed);
-    CAUGHT.load(Ordering::Relaxed)
-}
 
 #[test]
 fn nothing_is_allocated_after_start() {

@@ -5,59 +5,12 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
+use common::counting::{Counting, allocations};
 use common::kernel::{Real, nobody};
 use netswap_net::Action;
 
-thread_local! {
-    static ARMED: Cell<bool> = const { Cell::new(false) };
-    static CAUGHT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
-
-fn count() {
-    // A thread that is ending has no counters any more.
-    let _ = ARMED.try_with(|armed| {
-        if armed.get() {
-            CAUGHT.with(|caught| caught.set(caught.get() + 1));
-        }
-    });
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// Allocations while `work` runs.
-fn allocations(work: impl FnOnce()) -> u64 {
-    CAUGHT.with(|caught| caught.set(0));
-    ARMED.with(|armed| armed.set(true));
-    work();
-    ARMED.with(|armed| armed.set(false));
-    CAUGHT.with(Cell::get)
-}
 
 #[test]
 fn nothing_is_allocated_after_start() {

@@ -1,6 +1,7 @@
 //! Two hosts on a simulated link, and sessions that check every byte.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod counting;
 pub mod kernel;
 
 use std::collections::VecDeque;
