@@ -1,11 +1,13 @@
 //! What a page, an object and an entitlement cost, on one thread: beside mimalloc's 4 KiB pair and its
-//! 64-byte pair in the same run.
+//! 64-byte pair in the same run. Then what a second thread costs the first.
 //!
-//! Pin it: `taskset -c 1 cargo bench --bench reserve`.
+//! Pin it: `taskset -c 1 cargo bench --bench reserve`; the last group, `threads`, pins itself.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
 use std::mem::MaybeUninit;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 use allocator_api2::alloc::Allocator;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -14,6 +16,7 @@ use netswap_reserve::{
     EmergencyScope, Frame, Gfp, HeapConfig, Mempool, MempoolConfig, PagePool, PoolConfig,
     ReservationSpec, ReserveHeap, ReserveId, SlabBox, SlabCache, WaitGraph,
 };
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 fn pool(magazine: u32) -> PagePool {
     PagePool::new(PoolConfig { magazine, ..PoolConfig::new(4096) })
@@ -279,5 +282,98 @@ fn plenty(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, pages, emergency, objects, explain, reservation, plenty);
+/// Calls `work` so many times on each of `threads` threads, kept to a processor each; the time of the slowest.
+fn on_threads<S>(
+    threads: usize,
+    times: u64,
+    start: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S) + Sync,
+) -> Duration {
+    let together = Barrier::new(threads);
+    let one = |cpu: usize| {
+        let mut set = CpuSet::new();
+        set.set(cpu);
+        // Where the machine has fewer processors the threads share them, as the figures then show.
+        let _ = sched_setaffinity(None, &set);
+        let mut state = start();
+        together.wait();
+        let began = Instant::now();
+        for _ in 0..times {
+            work(&mut state);
+        }
+        began.elapsed()
+    };
+    std::thread::scope(|s| {
+        let one = &one;
+        let running: Vec<_> = (0..threads).map(|cpu| s.spawn(move || one(cpu))).collect();
+        running.into_iter().map(|t| t.join().expect("a thread of the benchmark")).max()
+    })
+    .expect("a thread at least")
+}
+
+/// What a second thread does to the first: time for the same work *each*, on one thread and on two. The
+/// arithmetic loop shows what the machine itself can do. Not to be pinned from outside.
+fn scaling(c: &mut Criterion) {
+    let mut group = c.benchmark_group("threads");
+    group.sample_size(60);
+    for threads in [1, 2] {
+        group.bench_function(format!("arithmetic, {threads}"), |b| {
+            b.iter_custom(|n| {
+                on_threads(
+                    threads,
+                    n,
+                    || 1u64,
+                    |x| {
+                        // As long as a page pair takes: eight steps that wait for each other.
+                        for _ in 0..8 {
+                            *x = black_box(*x).wrapping_mul(6_364_136_223_846_793_005) ^ *x >> 29;
+                        }
+                    },
+                )
+            })
+        });
+        let magazine = pool(32);
+        group.bench_function(format!("page pair, magazine 32, {threads}"), |b| {
+            b.iter_custom(|n| {
+                on_threads(threads, n, || (), |()| drop(black_box(magazine.alloc(Gfp::KERNEL))))
+            })
+        });
+        let cache = SlabCache::<[u64; 8]>::new(&magazine);
+        group.bench_function(format!("slab pair, {threads}"), |b| {
+            b.iter_custom(|n| {
+                on_threads(
+                    threads,
+                    n,
+                    || (),
+                    |()| drop(black_box(cache.alloc(Gfp::KERNEL, [0; 8]))),
+                )
+            })
+        });
+        let exact = pool(0);
+        group.bench_function(format!("page pair, exact, {threads}"), |b| {
+            b.iter_custom(|n| {
+                on_threads(threads, n, || (), |()| drop(black_box(exact.alloc(Gfp::KERNEL))))
+            })
+        });
+        let layout = Layout::from_size_align(4096, 4096).expect("a valid layout");
+        group.bench_function(format!("mimalloc 4 KiB pair, {threads}"), |b| {
+            b.iter_custom(|n| {
+                on_threads(
+                    threads,
+                    n,
+                    || (),
+                    |()| {
+                        // SAFETY: a layout of non-zero size; freed once, with the same layout.
+                        unsafe {
+                            let p = black_box(MiMalloc.alloc(layout));
+                            MiMalloc.dealloc(p, layout);
+                        }
+                    },
+                )
+            })
+        });
+    }
+}
+
+criterion_group!(benches, pages, emergency, objects, explain, reservation, plenty, scaling);
 criterion_main!(benches);

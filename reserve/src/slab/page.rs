@@ -16,6 +16,9 @@ use crate::PAGE_SIZE;
 use crate::frame::{Frame, FrameId};
 use crate::inner::Inner;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Where objects of one size and alignment lie in a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SlotLayout {
@@ -33,8 +36,14 @@ impl SlotLayout {
         let align = if align > 2 { align } else { 2 };
         let size = if size > 2 { size } else { 2 };
         let slot = size.next_multiple_of(align);
-        let first = size_of::<Header>().next_multiple_of(align);
+        let mut first = size_of::<Header>().next_multiple_of(align);
         let per_page = PAGE_SIZE.saturating_sub(first) / slot;
+        // Slots of whole lines begin at a line where that costs no slot: else threads that have neighbours
+        // would share one.
+        let at_a_line = first.next_multiple_of(LINE);
+        if slot.is_multiple_of(LINE) && PAGE_SIZE.saturating_sub(at_a_line) / slot == per_page {
+            first = at_a_line;
+        }
         if per_page == 0 {
             return SlotLayout { first: 0, slot: 0, per_page: 0 };
         }
