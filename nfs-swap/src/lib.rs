@@ -23,7 +23,10 @@ pub mod rpc;
 pub mod server;
 pub mod xdr;
 
-pub use client::{NfsBackend, NfsConfig, NfsStats, PageCompletion, PageRequest, PageSubmitError};
+pub use client::{
+    NfsBackend, NfsConfig, NfsStats, PageCompletion, PageRequest, PageSubmitError, UnknownPolicy,
+    WritePolicy,
+};
 pub use lister::{ListError, ListEvent, ListStats, ListerConfig, NfsLister};
 pub use server::{
     FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,

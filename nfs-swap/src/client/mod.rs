@@ -11,11 +11,13 @@
 //! - `startup`: the control calls that lead to the file's handle;
 //! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
 //!   `link`, beside this folder, keeps the connection, for the lister too;
-//! - `receive`: replies, taken in place.
+//! - `receive`: replies, taken in place;
+//! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last.
 //!
 //! # Invariants
 //! - Every table has its full size at construction. Nothing is allocated afterwards.
-//! - A request ends by exactly one completion, with its pages.
+//! - A request ends by exactly one completion, with its pages. A WRITE that was answered as UNSTABLE
+//!   ends only when a COMMIT after it was answered with its verifier.
 //! - Two outstanding requests that touch a common slot, one of them a WRITE, are never on the wire
 //!   together: the later one waits. So a retransmitted WRITE cannot overtake a newer one of ours.
 //! - No page is mapped between two events: a call that waits for its server holds pages, and no window.
@@ -24,6 +26,7 @@
 //!   nothing but garbage ends with [`StoreError::Garbage`].
 
 mod calls;
+mod commit;
 mod receive;
 mod requests;
 mod startup;
@@ -47,6 +50,7 @@ use crate::pages::STAGE_BYTES;
 use crate::proto::FileHandle;
 use crate::rpc::{AuthSys, XidTable};
 use receive::Receiver;
+pub use commit::{UnknownPolicy, WritePolicy};
 pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
 
@@ -76,6 +80,13 @@ pub struct NfsConfig {
     pub gid: u32,
     /// Name of this machine for AUTH_SYS; the first 255 bytes are sent.
     pub machine: String,
+    /// How stable a WRITE is asked to be.
+    pub write: WritePolicy,
+    /// With [`WritePolicy::Unstable`]: the most pages that are being written or uncommitted; more wait.
+    /// At half of it a COMMIT is sent while writing goes on. One request is taken whatever its length.
+    pub uncommitted_max: usize,
+    /// The longest that a written page waits for its COMMIT to be sent.
+    pub commit_delay: Span,
     /// Most requests outstanding.
     pub in_flight: usize,
     /// When an unanswered call is repeated; doubles with each repetition, up to 16 times this.
@@ -94,7 +105,7 @@ pub struct NfsConfig {
 }
 
 impl NfsConfig {
-    /// The defaults: MOUNT on the same port, root, 32 requests, 10 s to the first repetition.
+    /// The defaults: MOUNT on the same port, root, FILE_SYNC, 32 requests, 10 s to the first repetition.
     pub fn new(server: SocketAddr, export: &str, path: &str) -> NfsConfig {
         NfsConfig {
             server,
@@ -105,6 +116,10 @@ impl NfsConfig {
             uid: 0,
             gid: 0,
             machine: "netswap".into(),
+            write: WritePolicy::FileSync,
+            uncommitted_max: 512,
+            // Picked by eye: a few times what a batch takes on a slow link.
+            commit_delay: Span::from_millis(10),
             in_flight: 32,
             request_timeout: Span::from_secs(10),
             reconnect_min: Span::from_millis(10),
@@ -141,6 +156,11 @@ pub struct NfsStats {
     pub jukebox: u64,
     /// Changes of the write verifier: each proves a restart of the server.
     pub verifier_changes: u64,
+    /// COMMITs answered with a verifier, that of the start not counted.
+    pub commits: u64,
+    /// Requests that were written again since their verifier changed, or the connection went, before
+    /// they were committed.
+    pub rewritten: u64,
     /// Times the export was mounted again for a stale handle.
     pub remounts: u64,
     /// Copies to or from a high page that had to wait for a window.
@@ -152,7 +172,7 @@ pub struct NfsStats {
 /// ```text
 ///   Free -> [Blocked] -> Pending <-> Queued -> Sent -> Done -> Free
 ///                           ^                   |
-///                           +- Backoff, Stale <-+
+///                           +- Backoff, Stale <-+ <-> Uncommitted -> Done
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CallState {
@@ -173,6 +193,12 @@ enum CallState {
     },
     /// Waits for a new handle.
     Stale,
+    /// A WRITE that would be too much that is uncommitted: waits for a COMMIT.
+    Held,
+    /// Written, as UNSTABLE, at this time: waits for a COMMIT.
+    Uncommitted {
+        since: Time,
+    },
     /// Waits for `poll_completion`.
     Done,
 }
@@ -181,10 +207,11 @@ enum CallState {
 enum Verb {
     Read,
     Write,
+    Commit,
     Control,
 }
 
-/// A request with its current call. The last of the table is the control call, without pages.
+/// A request with its current call. The control call, and the COMMIT behind it, are without pages.
 #[derive(Debug)]
 struct Call<P> {
     state: CallState,
@@ -209,6 +236,14 @@ struct Call<P> {
     renewed: bool,
     /// The handle the current call carries.
     handle_generation: u32,
+    /// Part of it was answered as UNSTABLE, with this verifier.
+    unstable: Option<[u8; 8]>,
+    /// The COMMIT that is outstanding was sent after it was written.
+    covered: bool,
+    /// The connection was lost between its WRITEs: it is written from its start when this one is answered.
+    from_start: bool,
+    /// How often it was written again for a new verifier.
+    rewrites: u8,
     outcome: Result<Stored, StoreError>,
 }
 
@@ -232,6 +267,10 @@ impl<P> Call<P> {
             replayed: false,
             renewed: false,
             handle_generation: 0,
+            unstable: None,
+            covered: false,
+            from_start: false,
+            rewrites: 0,
             outcome: Ok(Stored { replayed: false }),
         }
     }
@@ -256,6 +295,7 @@ impl<P> Call<P> {
         match self.verb {
             Verb::Read => "READ",
             Verb::Write => "WRITE",
+            Verb::Commit => "COMMIT",
             Verb::Control => "control",
         }
     }
@@ -288,7 +328,7 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     state: BackendState,
     stats: NfsStats,
 
-    /// `in_flight` requests, then the control call.
+    /// `in_flight` requests, then the control call, then the COMMIT if the policy has one.
     calls: Box<[Call<P>]>,
     heads: Box<[u8]>,
     xids: XidTable,
@@ -330,6 +370,10 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     read_chunk: usize,
     write_chunk: usize,
     verifier: Option<[u8; 8]>,
+    /// What is uncommitted has changed: whether a COMMIT is due is to be found out.
+    unsettled: bool,
+    /// The connection went: what is uncommitted is written again on the next.
+    rewrite_all: bool,
 }
 
 impl NfsBackend {
@@ -372,6 +416,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             config.in_flight
         );
         let n = config.in_flight;
+        let commits = usize::from(config.write == WritePolicy::Unstable);
         let components: Box<[Range<usize>]> = startup::components(&config.path);
         let bad_path = components.is_empty()
             || components.iter().any(|c| c.len() > crate::proto::NAME_BYTES_MAX)
@@ -395,11 +440,12 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             calls: (0..n)
                 .map(|_| Call::new(Verb::Read))
                 .chain([Call::new(Verb::Control)])
+                .chain((0..commits).map(|_| Call::new(Verb::Commit)))
                 .collect(),
-            heads: vec![0; n * HEAD_BYTES + CONTROL_HEAD_BYTES].into(),
-            xids: XidTable::new(n + 1, config.first_xid),
+            heads: vec![0; (n + commits) * HEAD_BYTES + CONTROL_HEAD_BYTES].into(),
+            xids: XidTable::new(n + 1 + commits, config.first_xid),
             free: (0..n as u16).rev().collect(),
-            sendq: VecDeque::with_capacity(n + 1),
+            sendq: VecDeque::with_capacity(n + 1 + commits),
             sent_front: 0,
             done: VecDeque::with_capacity(n),
             blocked: 0,
@@ -427,6 +473,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             read_chunk: 0,
             write_chunk: 0,
             verifier: None,
+            unsettled: false,
+            rewrite_all: false,
             config,
         }
     }
@@ -458,11 +506,16 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Shows what is outstanding.
     pub fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
-        for (i, call) in self.calls[..self.control()].iter().enumerate() {
+        for (i, call) in self.calls[..self.requests()].iter().enumerate() {
             if !call.is_active() {
                 continue;
             }
-            let phase = match (self.link.is_open(), call.state) {
+            // A written page waits for what will commit it.
+            let of = match call.state {
+                CallState::Uncommitted { .. } => self.commit_row().unwrap_or(i),
+                _ => i,
+            };
+            let phase = match (self.link.is_open(), self.calls[of].state) {
                 (true, CallState::Sent { .. }) => Phase::Sent,
                 (true, _) => Phase::Queued,
                 (false, _) => Phase::Disconnected,
@@ -471,16 +524,32 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 id: call.id,
                 first: call.first,
                 pages: call.pages.len() as u32,
-                verb: call.verb_name(),
+                verb: self.calls[of].verb_name(),
                 tag_name: "xid",
-                tag: self.xids.xid(i),
+                tag: self.xids.xid(of),
                 phase,
             });
         }
     }
 
+    /// How many of the calls are requests; they come first.
+    fn requests(&self) -> usize {
+        self.config.in_flight
+    }
+
     fn control(&self) -> usize {
-        self.calls.len() - 1
+        self.config.in_flight
+    }
+
+    /// Whether `i` is a request, and neither the control call nor the COMMIT.
+    fn is_request(&self, i: usize) -> bool {
+        i < self.config.in_flight
+    }
+
+    /// The COMMIT, if the policy has one.
+    fn commit_row(&self) -> Option<usize> {
+        let row = self.control() + 1;
+        (row < self.calls.len()).then_some(row)
     }
 }
 

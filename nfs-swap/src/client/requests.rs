@@ -101,8 +101,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         if self.is_blocked(i) {
             self.calls[i].state = CallState::Blocked;
             self.blocked += 1;
+            self.unsettled = true;
+            self.settle(now);
         } else {
-            self.issue(now, i);
+            self.start(now, i);
         }
     }
 

@@ -240,7 +240,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 dec.end().map_err(garbage)?;
                 self.control_done();
                 commit.map(|verifier| {
-                    self.see_verifier(verifier);
+                    self.see_verifier(now, verifier);
                     self.step = Step::Idle;
                     self.state = BackendState::Ready { slots: self.slots };
                 })
@@ -274,9 +274,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.remount = false;
             self.step = Step::Idle;
             self.handle_generation = self.handle_generation.wrapping_add(1);
-            for i in 0..self.control() {
+            for i in 0..self.calls.len() {
                 if self.calls[i].state == CallState::Stale {
-                    self.issue(now, i);
+                    self.reissue(now, i);
                 }
             }
             return;
@@ -318,10 +318,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.calls[i].state = CallState::Free;
             self.remount = false;
             self.step = Step::Idle;
-            for i in 0..self.control() {
+            for i in 0..self.calls.len() {
                 if self.calls[i].state == CallState::Stale {
                     let code = Nfsstat3::Stale as u32;
-                    self.finish(now, i, Err(StoreError::Refused { code }));
+                    self.refuse(now, i, StoreError::Refused { code });
                 }
             }
             if self.link.target() == Target::Mount {

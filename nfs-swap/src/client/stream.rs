@@ -41,6 +41,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.sendq.clear();
         self.sent_front = 0;
         self.rx.reset();
+        self.distrust_uncommitted();
     }
 
     /// Does what is due. Cheap if nothing is.
@@ -53,7 +54,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.map_retry_at = Time::MAX;
             self.receive_bounced(now);
         }
-        for i in 0..self.control() {
+        for i in 0..self.requests() {
             if self.calls[i].is_active() && self.calls[i].deadline <= now {
                 if self.is_half_sent(i) {
                     self.drop_connection(Action::Abort);
@@ -70,7 +71,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     if i == self.control() {
                         self.begin_step(now);
                     } else {
-                        self.issue(now, i);
+                        self.reissue(now, i);
                     }
                 }
                 CallState::Sent { at } if at + self.patience(&self.calls[i]) <= now => {
@@ -79,6 +80,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 _ => {}
             }
         }
+        self.unsettled = true;
+        self.settle(now);
         self.rearm();
     }
 
@@ -144,6 +147,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             match call.state {
                 CallState::Backoff { until } => next = next.min(until),
                 CallState::Sent { at } => next = next.min(at + self.patience(call)),
+                CallState::Uncommitted { since } if !self.is_committing() => {
+                    next = next.min(since + self.config.commit_delay);
+                }
                 _ => {}
             }
         }
@@ -170,11 +176,13 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             self.begin_step(now);
         }
         if self.link.target() == Target::Nfs {
-            for i in 0..control {
+            for i in (0..self.calls.len()).filter(|i| *i != control) {
                 if self.calls[i].state == CallState::Pending {
                     self.enqueue(now, i);
                 }
             }
+            self.write_again_after_loss(now);
+            self.settle(now);
         }
     }
 
@@ -204,6 +212,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         self.progress_at = now;
         self.received_at = now;
         self.receive(now, n);
+        self.settle(now);
     }
 
     fn poll_send<'a>(&'a mut self, now: Time, out: &mut SendVec<'a>) {
