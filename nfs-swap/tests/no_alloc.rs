@@ -100,6 +100,7 @@ fn faults_of_every_kind_allocate_nothing() {
         jukebox_ppm: 20_000,
         short_write_ppm: 20_000,
         short_read_ppm: 20_000,
+        ..ServerFaults::default()
     });
     let count = allocations(|| {
         w.run(4_000_000, |w| {

@@ -6,6 +6,7 @@ mod draw;
 
 use std::str::FromStr;
 
+use netswap_nfs::WritePolicy;
 use netswap_reserve::{PoolConfig, ReservePlan};
 use netswap_swap::FailurePolicy;
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,26 @@ impl OnFailure {
     }
 }
 
+/// How stable a host asks NFS writes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NfsWrite {
+    /// Each write lasts when it is answered.
+    FileSync,
+    /// Pages are kept until a COMMIT of many is answered.
+    Unstable,
+}
+
+impl NfsWrite {
+    /// The policy of the client.
+    pub fn policy(self) -> WritePolicy {
+        match self {
+            NfsWrite::FileSync => WritePolicy::FileSync,
+            NfsWrite::Unstable => WritePolicy::Unstable,
+        }
+    }
+}
+
 /// The host that pages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -139,6 +160,8 @@ pub struct HostSpec {
     pub readahead_pages: u32,
     /// What is done when the store fails.
     pub on_failure: OnFailure,
+    /// How stable NFS writes are asked to be: `file_sync`, or `unstable` and committed.
+    pub nfs_write: NfsWrite,
     /// Pages that must not fail, of each transaction of a task (as a journalling file system has them);
     /// 0 is no transactions.
     pub transaction_pages: u32,
@@ -158,6 +181,7 @@ impl Default for HostSpec {
             rx_ring: 64,
             readahead_pages: 8,
             on_failure: OnFailure::Retry,
+            nfs_write: NfsWrite::FileSync,
             transaction_pages: 0,
             transaction_every: 16,
         }
@@ -265,6 +289,8 @@ pub struct ServerSpec {
     pub busy: Share,
     /// Reads or writes that are cut short (NFS).
     pub short: Share,
+    /// Writes and COMMITs before which all that is uncommitted is lost, and the verifier changes (NFS).
+    pub forget: Share,
 }
 
 /// A whole scenario.

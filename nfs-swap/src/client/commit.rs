@@ -157,6 +157,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         call.done = 0;
         call.unstable = None;
         call.covered = false;
+        call.renewed = false;
         self.issue(now, i);
     }
 

@@ -49,8 +49,8 @@ use crate::message::CONTROL_HEAD_BYTES;
 use crate::pages::STAGE_BYTES;
 use crate::proto::FileHandle;
 use crate::rpc::{AuthSys, XidTable};
-use receive::Receiver;
 pub use commit::{UnknownPolicy, WritePolicy};
+use receive::Receiver;
 pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
 

@@ -409,13 +409,22 @@ impl<D: Disk> NfsServer<D> {
     ) -> Result<WriteOk, Nfsstat3> {
         let i = self.file(handle)?;
         self.stats.writes += 1;
+        self.forget_by_chance();
         let mut count = data.len().min(self.config.wtmax as usize);
         if count > 1 && faults::happens(&mut self.rng, self.config.faults.short_write_ppm) {
             self.counts.short_writes += 1;
             count = faults::fewer(&mut self.rng, count as u32) as usize;
         }
         let end = offset.checked_add(count as u64).ok_or(Nfsstat3::FBig)?;
-        let stable = if self.config.unstable == 0 { StableHow::FileSync } else { stable };
+        let weak = stable > StableHow::Unstable
+            && self.config.unstable > 0
+            && faults::happens(&mut self.rng, self.config.faults.weak_ppm);
+        self.counts.weak += u64::from(weak);
+        let stable = match stable {
+            _ if weak => StableHow::Unstable,
+            _ if self.config.unstable == 0 => StableHow::FileSync,
+            stable => stable,
+        };
         let len = self.files[i].disk.len();
         if count > 0 && end > len && end > self.config.file_bytes_max {
             return Err(Nfsstat3::FBig);
@@ -466,6 +475,13 @@ impl<D: Disk> NfsServer<D> {
         Ok(())
     }
 
+    fn forget_by_chance(&mut self) {
+        if faults::happens(&mut self.rng, self.config.faults.forget_ppm) {
+            self.counts.forgotten += 1;
+            self.forget_uncommitted();
+        }
+    }
+
     /// Makes everything stable that is not.
     fn commit_all(&mut self) -> Result<(), Nfsstat3> {
         for file in &mut self.files {
@@ -477,6 +493,7 @@ impl<D: Disk> NfsServer<D> {
 
     fn commit(&mut self, handle: &FileHandle) -> Result<Fattr3, Nfsstat3> {
         let i = self.file(handle)?;
+        self.forget_by_chance();
         self.commit_all()?;
         Ok(self.attrs(Object::File(i)))
     }

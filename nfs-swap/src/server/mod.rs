@@ -57,6 +57,8 @@ pub struct NfsServerConfig {
     pub export: String,
     /// Names this boot in the write verifier; a restart counts it up.
     pub boot: u64,
+    /// A restart does not change the verifier: a server that lies.
+    pub pinned_verifier: bool,
     /// Most bytes of one READ.
     pub rtmax: u32,
     /// Most bytes of one WRITE.
@@ -85,6 +87,7 @@ impl Default for NfsServerConfig {
         NfsServerConfig {
             export: "/swap".into(),
             boot: 1,
+            pinned_verifier: false,
             rtmax: 65_536,
             wtmax: 65_536,
             file_bytes_max: 1 << 36,
@@ -300,6 +303,34 @@ impl<D: Disk> NfsServer<D> {
     /// The server crashes and is there again at once; open connections are to be reset, which their
     /// sessions ask for. See above for what survives.
     pub fn restart(&mut self, _now: Time) {
+        self.lose_uncommitted();
+        for connection in &mut self.connections {
+            connection.forget();
+            connection.cache.clear();
+            if connection.open {
+                connection.open = false;
+                connection.action = Some(Action::Abort);
+            }
+        }
+        if !self.config.pinned_verifier {
+            self.boot = self.boot.wrapping_add(1);
+        }
+    }
+
+    /// What was written UNSTABLE and not committed is lost, and the verifier is another one; nobody is told
+    /// but by that.
+    pub fn forget_uncommitted(&mut self) {
+        self.lose_uncommitted();
+        self.boot = self.boot.wrapping_add(1);
+    }
+
+    /// What was written UNSTABLE and not committed is lost, and nothing says so: a server that breaks its
+    /// promise, which no client can notice but by what it reads.
+    pub fn forget_silently(&mut self) {
+        self.lose_uncommitted();
+    }
+
+    fn lose_uncommitted(&mut self) {
         while let Some(undo) = self.undo.pop() {
             self.stats.lost += 1;
             let at = self.undo.len() * self.config.undo_frames() * PAGE_SIZE;
@@ -314,15 +345,6 @@ impl<D: Disk> NfsServer<D> {
                 let _ = file.disk.set_len(undo.file_len);
             }
         }
-        for connection in &mut self.connections {
-            connection.forget();
-            connection.cache.clear();
-            if connection.open {
-                connection.open = false;
-                connection.action = Some(Action::Abort);
-            }
-        }
-        self.boot = self.boot.wrapping_add(1);
     }
 
     /// Makes every handle given out so far stale, as an export that was moved to another file system
