@@ -25,7 +25,7 @@ fn unstable_writes_over_a_server_that_restarts_and_forgets_them() {
     scenario.server.restart_at = [30, 60, 61, 90].map(|ms| Nanos(ms * 1_000_000)).to_vec();
     let row = common::must_complete(&scenario, Store::Nfs);
     assert!(
-        row.faults["server forgot"] > 10 && row.faults["server restart"] == 4,
+        row.faults["server forgot"] > 5 && row.faults["server restart"] == 4,
         "{:?}",
         row.faults
     );

@@ -41,6 +41,10 @@ impl SwapBackend for Wired {
         SwapBackend::poll_deadline(&self.0.client)
     }
 
+    fn fences(&self) -> u64 {
+        self.0.client.fences()
+    }
+
     fn shutdown(&mut self, now: Time) {
         self.0.client.shutdown(now);
     }

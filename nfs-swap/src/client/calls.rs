@@ -110,6 +110,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
         self.rx.forget(i);
         self.xids.release(i);
+        self.let_go(i);
         self.calls[i].state = CallState::Done;
         self.calls[i].outcome = outcome;
         self.done.push_back(i as u16);
@@ -160,7 +161,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.good_reply(i);
             if stat == ReplyStat::Accepted(AcceptStat::SystemErr) {
                 // Nothing is said about execution: the call may have been carried out.
-                self.calls[i].replayed = true;
+                self.calls[i].loose = self.connection;
                 self.back_off(now, i);
             } else {
                 tracing::warn!(server = %self.config.label, ?stat, "call refused");
@@ -250,16 +251,17 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// A change of the verifier says that the server may have lost what is uncommitted.
     pub(super) fn see_verifier(&mut self, now: Time, verifier: [u8; 8]) {
         let old = self.verifier.replace(verifier);
+        let old_over = std::mem::replace(&mut self.verifier_over, self.connection);
         if old.is_some_and(|old| old != verifier) {
             self.stats.verifier_changes += 1;
-            tracing::info!(server = %self.config.label, "write verifier changed: server restarted");
+            tracing::info!(server = %self.config.label, "write verifier changed");
+            self.see_restart(old_over);
             self.write_again_unless(now, verifier);
         }
     }
 
     pub(super) fn succeed(&mut self, now: Time, i: usize) {
-        let replayed = self.calls[i].replayed;
-        self.finish(now, i, Ok(Stored { replayed }));
+        self.finish(now, i, Ok(Stored { replayed: false }));
     }
 
     fn go_on(&mut self, now: Time, i: usize, count: u32) {
@@ -273,6 +275,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.stats.replies += 1;
         self.garbage_streak = 0;
         self.calls[i].garbage = 0;
+        self.calls[i].sends = 0;
         self.link.reset_backoff(self.config.reconnect_min);
     }
 

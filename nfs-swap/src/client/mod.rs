@@ -12,7 +12,8 @@
 //! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
 //!   `link`, beside this folder, keeps the connection, for the lister too;
 //! - `receive`: replies, taken in place;
-//! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last.
+//! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last;
+//! - `fence`: copies of a call that may be carried out late, and when none can any more.
 //!
 //! # Invariants
 //! - Every table has its full size at construction. Nothing is allocated afterwards.
@@ -27,6 +28,7 @@
 
 mod calls;
 mod commit;
+mod fence;
 mod receive;
 mod requests;
 mod startup;
@@ -231,7 +233,10 @@ struct Call<P> {
     timeouts: u32,
     jukebox: u32,
     garbage: u8,
-    replayed: bool,
+    /// The connection that its current call was last wholly sent over.
+    sent_over: u32,
+    /// The last connection over which a copy was sent that has no answer and is not waited for; 0 is none.
+    loose: u32,
     /// A new handle was already fetched for this request.
     renewed: bool,
     /// The handle the current call carries.
@@ -264,7 +269,8 @@ impl<P> Call<P> {
             timeouts: 0,
             jukebox: 0,
             garbage: 0,
-            replayed: false,
+            sent_over: 0,
+            loose: 0,
             renewed: false,
             handle_generation: 0,
             unstable: None,
@@ -370,6 +376,14 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     read_chunk: usize,
     write_chunk: usize,
     verifier: Option<[u8; 8]>,
+    /// Connections opened so far, and which of them a verifier was last seen on.
+    connection: u32,
+    verifier_over: u32,
+    /// No copy that was sent over this connection, or one before it, can be carried out any more.
+    dead_through: u32,
+    /// The last connection with a loose copy of a request that was given back; 0 is none.
+    loose_given: u32,
+    fences: u64,
     /// What is uncommitted has changed: whether a COMMIT is due is to be found out.
     unsettled: bool,
     /// The connection went: what is uncommitted is written again on the next.
@@ -473,6 +487,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             read_chunk: 0,
             write_chunk: 0,
             verifier: None,
+            connection: 0,
+            verifier_over: 0,
+            dead_through: 0,
+            loose_given: 0,
+            fences: 0,
             unsettled: false,
             rewrite_all: false,
             config,

@@ -33,6 +33,8 @@ pub(super) enum Step {
     FsInfo,
     GetAttr,
     Commit,
+    /// A COMMIT for its verifier alone: whether the server restarted.
+    Verify,
     /// Nothing to do.
     Idle,
 }
@@ -66,7 +68,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             Step::SetSize => (proto::PROGRAM, proto::VERSION, procs::SETATTR),
             Step::FsInfo => (proto::PROGRAM, proto::VERSION, procs::FSINFO),
             Step::GetAttr => (proto::PROGRAM, proto::VERSION, procs::GETATTR),
-            Step::Commit => (proto::PROGRAM, proto::VERSION, procs::COMMIT),
+            Step::Commit | Step::Verify => (proto::PROGRAM, proto::VERSION, procs::COMMIT),
             Step::Idle => return,
         };
         let head = self.head_range(i);
@@ -97,7 +99,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 }
                 Step::FsInfo => root.encode(out),
                 Step::GetAttr => file.encode(out),
-                Step::Commit => {
+                Step::Commit | Step::Verify => {
                     file.encode(out)?;
                     // Offset and count 0: the whole file.
                     out.u64(0)?;
@@ -235,6 +237,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     Err(status) => Err(status),
                 }
             }
+            Step::Verify => {
+                let commit = proto::decode_commit(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                commit.map(|verifier| {
+                    self.see_verifier(now, verifier);
+                    self.end_verify(now);
+                })
+            }
             Step::Commit => {
                 let commit = proto::decode_commit(dec).map_err(garbage)?;
                 dec.end().map_err(garbage)?;
@@ -248,6 +259,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         };
         match status {
             Ok(()) => {}
+            // Who needs the file will learn the same.
+            Err(_) if self.step == Step::Verify => self.end_verify(now),
             Err(Nfsstat3::Jukebox) => {
                 let i = self.control();
                 self.back_off(now, i);
@@ -256,6 +269,14 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             Err(status) => self.control_failed(now, StoreError::Refused { code: status as u32 }),
         }
         Ok(())
+    }
+
+    /// The verifier was looked at, or cannot be had. Whoever met a stale handle meanwhile has waited.
+    fn end_verify(&mut self, now: Time) {
+        self.step = Step::Idle;
+        if std::mem::take(&mut self.remount) {
+            self.begin_remount(now);
+        }
     }
 
     fn start_lookup(&mut self, now: Time) {
@@ -294,6 +315,14 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         if self.remount {
             return;
         }
+        if self.step == Step::Verify {
+            self.remount = true;
+        } else {
+            self.begin_remount(now);
+        }
+    }
+
+    fn begin_remount(&mut self, now: Time) {
         self.remount = true;
         self.stats.remounts += 1;
         self.root = FileHandle::EMPTY;
@@ -308,7 +337,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// What the control call was for cannot be done.
     pub(super) fn control_failed(&mut self, now: Time, error: StoreError) {
         let i = self.control();
-        if self.remount {
+        if self.step == Step::Verify {
+            if self.calls[i].state == CallState::Queued {
+                self.unqueue(i);
+            }
+            self.rx.forget(i);
+            self.xids.release(i);
+            self.calls[i].state = CallState::Free;
+            self.end_verify(now);
+        } else if self.remount {
             // The file is not to be had any more; those who waited for it learn that it is stale.
             if self.calls[i].state == CallState::Queued {
                 self.unqueue(i);

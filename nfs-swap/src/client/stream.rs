@@ -167,6 +167,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             return;
         }
         self.stats.connections += 1;
+        self.connection += 1;
         self.progress_at = now;
         self.received_at = now;
         let control = self.control();
@@ -182,6 +183,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
                 }
             }
             self.write_again_after_loss(now);
+            self.look_for_restart(now);
             self.settle(now);
         }
     }
@@ -258,15 +260,16 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             self.sent_front = 0;
             self.sendq.pop_front();
             self.stats.calls += 1;
+            // Only a whole record can be executed, so a call that was cut off while it was being
+            // sent for the first time does not count.
+            if self.calls[i].sends > 0 {
+                self.let_go(i);
+                self.stats.retransmissions += 1;
+            }
             let call = &mut self.calls[i];
             call.state = CallState::Sent { at: now };
             call.sends += 1;
-            if call.sends > 1 {
-                // Only a whole record can be executed, so a call that was cut off while it was
-                // being sent for the first time does not count.
-                call.replayed = true;
-                self.stats.retransmissions += 1;
-            }
+            call.sent_over = self.connection;
             let due = now + self.patience(&self.calls[i]);
             self.arm(due);
         }
