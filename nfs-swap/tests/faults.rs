@@ -21,6 +21,8 @@ const LATE: ServerFaults = ServerFaults {
     short_read_ppm: 50_000,
     forget_ppm: 0,
     weak_ppm: 0,
+    held_ppm: 0,
+    held_for: Span::ZERO,
 };
 
 fn world(faults: ServerFaults, seed: u64) -> World {

@@ -56,12 +56,20 @@ pub enum Ablation {
     Scope,
     /// Transactions of tasks reserve nothing: they try again until each page is there.
     Reservation,
+    /// Slots that a late copy of a write may still reach are given to other pages.
+    Quarantine,
 }
 
 impl Ablation {
     /// All ablations.
-    pub const ALL: [Ablation; 5] =
-        [Ablation::Reserve, Ablation::Tag, Ablation::Drop, Ablation::Scope, Ablation::Reservation];
+    pub const ALL: [Ablation; 6] = [
+        Ablation::Reserve,
+        Ablation::Tag,
+        Ablation::Drop,
+        Ablation::Scope,
+        Ablation::Reservation,
+        Ablation::Quarantine,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -71,6 +79,7 @@ impl Ablation {
             Ablation::Drop => "drop",
             Ablation::Scope => "scope",
             Ablation::Reservation => "reservation",
+            Ablation::Quarantine => "quarantine",
         }
     }
 }
@@ -291,6 +300,10 @@ pub struct ServerSpec {
     pub short: Share,
     /// Writes and COMMITs before which all that is uncommitted is lost, and the verifier changes (NFS).
     pub forget: Share,
+    /// Writes that are not answered, and carried out late, over what was written meanwhile (NFS).
+    pub held: Share,
+    /// How late.
+    pub held_for: Nanos,
 }
 
 /// A whole scenario.
@@ -386,9 +399,14 @@ impl Scenario {
         (all / f64::from(self.workers().max(1))) as u32
     }
 
-    /// Whether anything can change when `ablation` is off: without transactions nothing is reserved.
+    /// Whether anything can change when `ablation` is off: without transactions nothing is reserved, and
+    /// without late writes no quarantine is needed.
     pub fn has_use_for(&self, ablation: Ablation) -> bool {
-        ablation != Ablation::Reservation || self.host.transaction_pages > 0
+        match ablation {
+            Ablation::Reservation => self.host.transaction_pages > 0,
+            Ablation::Quarantine => self.server.held.0 > 0,
+            _ => true,
+        }
     }
 
     /// Frames that all queues of one host may hold.
@@ -501,7 +519,7 @@ mod tests {
     #[test]
     fn unknown_names_are_errors_that_list_the_known_ones() {
         let error = "rserve".parse::<Ablation>().unwrap_err().to_string();
-        assert!(error.contains("reserve, tag, drop, scope, reservation"), "{error}");
+        assert!(error.contains("reserve, tag, drop, scope, reservation, quarantine"), "{error}");
         let error = toml::from_str::<Scenario>("[link]\nlos = \"1%\"").unwrap_err().to_string();
         assert!(error.contains("loss"), "{error}");
     }

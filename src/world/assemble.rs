@@ -50,6 +50,8 @@ const TEXT_FILE: &str = "text";
 const CONNECTIONS: usize = 4;
 /// UNSTABLE writes that the far side can lose.
 const UNCOMMITTED: usize = 32;
+/// Writes that the far side can carry out late.
+const HELD: usize = 16;
 /// The far side's own memory, in frames: it is not under pressure.
 const FAR_FRAMES: u32 = 8192;
 /// Buffer of an allocator trace, in bytes a frame. It is emptied after each instant in which it became
@@ -214,6 +216,7 @@ fn server(spec: &RunSpec, pool: &PagePool, disk: MemDisk) -> StoreServer {
                 seed,
                 max_connections: CONNECTIONS,
                 unstable: UNCOMMITTED,
+                held: HELD,
                 ..NfsServerConfig::default()
             };
             let mut server = NfsServer::new(config, pool).expect("the far side has memory");
@@ -319,6 +322,7 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     };
     let config = PagerConfig {
         readahead_pages: scenario.host.readahead_pages as u8,
+        quarantine: !spec.ablate.contains(&Ablation::Quarantine),
         ..PagerConfig::new(max_tasks, max_pages)
     };
     let mut pager = Pager::new(pool.clone(), config);

@@ -72,6 +72,8 @@ impl StoreServer {
                 short_write_ppm: ppm(spec.short),
                 short_read_ppm: ppm(spec.short),
                 forget_ppm: ppm(spec.forget),
+                held_ppm: ppm(spec.held),
+                held_for: spec.held_for.span(),
                 ..ServerFaults::default()
             }),
             StoreServer::Iscsi(target) => target.set_faults(TargetFaults {
@@ -99,6 +101,7 @@ impl StoreServer {
                     ("server short write", n.short_writes),
                     ("server short read", n.short_reads),
                     ("server forgot", n.forgotten),
+                    ("server held", n.held_done),
                 ])
             }
             StoreServer::Iscsi(target) => {

@@ -28,7 +28,7 @@ pub(super) enum Object {
 
 impl<D: Disk> NfsServer<D> {
     /// Executes the call of `len` bytes in a record buffer; gives the length of the reply that is
-    /// there then, its mark included. `None` if it is no call at all.
+    /// there then, its mark included: 0 if there is no reply. `None` if it is no call at all.
     pub(super) fn execute(
         &mut self,
         connection: usize,
@@ -64,6 +64,12 @@ impl<D: Disk> NfsServer<D> {
             let reply_len = reply.len();
             self.records.bytes_mut()[start..start + reply_len].copy_from_slice(reply);
             return Some(reply_len);
+        }
+        if let Op::Write(file, offset, _, data) = &op {
+            let data = start + MARK_BYTES + data.start..start + MARK_BYTES + data.end;
+            if self.hold(*file, *offset, data) {
+                return Some(0);
+            }
         }
         let is_nfs = header.program == proto::PROGRAM && header.procedure != procs::NULL;
         let jukebox = is_nfs && faults::happens(&mut self.rng, self.config.faults.jukebox_ppm);

@@ -32,6 +32,11 @@ pub struct ServerFaults {
     pub forget_ppm: u32,
     /// A WRITE is answered as less stable than it was asked to be, and is so. A breach of the protocol.
     pub weak_ppm: u32,
+    /// A WRITE is put aside without an answer, and carried out `held_for` later, whatever was written
+    /// meanwhile; if there is room ([`NfsServerConfig::held`](super::NfsServerConfig)).
+    pub held_ppm: u32,
+    /// For how long.
+    pub held_for: Span,
 }
 
 /// The faults made so far.
@@ -61,6 +66,10 @@ pub struct FaultCounts {
     pub forgotten: u64,
     /// WRITEs less stable than asked.
     pub weak: u64,
+    /// WRITEs put aside.
+    pub held: u64,
+    /// Those of them that were carried out.
+    pub held_done: u64,
 }
 
 impl FaultCounts {

@@ -6,7 +6,7 @@
 //!
 //! - `args`: calls and their arguments; `exec`: the procedures; `readdir`: those that list;
 //! - `session`: records in, replies out;
-//! - `faults`: what goes wrong on purpose;
+//! - `faults`: what goes wrong on purpose; `held`: WRITEs that are carried out late;
 //! - `cache`: the duplicate request cache.
 //!
 //! # What survives a restart
@@ -24,6 +24,7 @@ mod args;
 mod cache;
 mod exec;
 mod faults;
+mod held;
 mod readdir;
 mod session;
 
@@ -75,6 +76,8 @@ pub struct NfsServerConfig {
     pub records: usize,
     /// UNSTABLE writes that may be uncommitted; one more commits them all.
     pub unstable: usize,
+    /// WRITEs that can be put aside to be carried out late. Each takes a buffer of one batch.
+    pub held: usize,
     /// Replies of changes that are remembered for each connection.
     pub remembered: usize,
     /// Most files; CREATE beyond them is refused with NFS3ERR_NOSPC.
@@ -96,6 +99,7 @@ impl Default for NfsServerConfig {
             max_connections: 4,
             records: 8,
             unstable: 16,
+            held: 0,
             remembered: 64,
             files: 16,
         }
@@ -107,11 +111,11 @@ impl NfsServerConfig {
         (RECORD_OVERHEAD + self.rtmax.max(self.wtmax) as usize).div_ceil(PAGE_SIZE)
     }
 
-    /// Frames the server sets aside: record buffers for each connection, and the old bytes of what
-    /// is uncommitted.
+    /// Frames the server sets aside: record buffers for each connection, the old bytes of what is
+    /// uncommitted, and what is put aside.
     pub fn frames(&self) -> u32 {
         let records = self.max_connections * self.records * self.record_frames();
-        (records + self.unstable * self.undo_frames()) as u32
+        (records + (self.unstable + self.held) * self.undo_frames()) as u32
     }
 
     fn undo_frames(&self) -> usize {
@@ -203,6 +207,11 @@ pub struct NfsServer<D: Disk> {
     record_bytes: usize,
     undo: Vec<Undo>,
     undo_bytes: Option<FrameRun>,
+    held: Box<[Option<held::Held>]>,
+    held_bytes: Option<FrameRun>,
+    hold_next: Option<Time>,
+    /// The time of the last event.
+    now: Time,
     connections: Box<[Connection]>,
     rng: Xoshiro256PlusPlus,
     counts: FaultCounts,
@@ -237,6 +246,10 @@ impl<D: Disk> NfsServer<D> {
             0 => None,
             n => Some(pool.set_aside((n * config.undo_frames()) as u32)?),
         };
+        let held_bytes = match config.held {
+            0 => None,
+            n => Some(pool.set_aside((n * config.undo_frames()) as u32)?),
+        };
         let record_bytes = frames * PAGE_SIZE;
         let connection = || Connection {
             open: false,
@@ -257,6 +270,10 @@ impl<D: Disk> NfsServer<D> {
             record_bytes,
             undo: Vec::with_capacity(config.unstable),
             undo_bytes,
+            held: vec![None; config.held].into(),
+            held_bytes,
+            hold_next: None,
+            now: Time::ZERO,
             connections: (0..config.max_connections).map(|_| connection()).collect(),
             rng: Xoshiro256PlusPlus::seed_from_u64(config.seed),
             counts: FaultCounts::default(),
@@ -304,6 +321,7 @@ impl<D: Disk> NfsServer<D> {
     /// sessions ask for. See above for what survives.
     pub fn restart(&mut self, _now: Time) {
         self.lose_uncommitted();
+        self.held.fill(None);
         for connection in &mut self.connections {
             connection.forget();
             connection.cache.clear();
