@@ -1,7 +1,7 @@
 //! Goal: a write that the server carries out a second time, after a newer one, harms no page; without the
 //! quarantine of its slot it does, and the checksum finds it.
 //! Method: a server that puts writes aside, so that the client repeats them, and carries the old ones out a
-//! second later over whatever is there by then. Every page is written again and again, so slots are reused.
+//! little later over whatever is there by then. Every page is written again and again, so slots are reused.
 
 mod common;
 
@@ -13,9 +13,9 @@ use netswap::world::{RunSpec, run};
 fn scenario() -> Scenario {
     let mut scenario = common::small();
     scenario.host.dirty_percent = 100;
-    scenario.host.rounds = 3;
-    scenario.server.held = Share(2_000);
-    scenario.server.held_for = Nanos(6_000_000_000);
+    scenario.host.rounds = 4;
+    scenario.server.held = Share(10_000);
+    scenario.server.held_for = Nanos(5_100_000_000);
     scenario
 }
 

@@ -1,7 +1,7 @@
 //! The client: a swap backend over NFSv3, as a sans-IO state machine.
 //!
 //! ```text
-//!   connect -> [MOUNT: MNT] -> NULL -> [MNT] -> LOOKUP... -> [CREATE -> SETATTR] -> FSINFO
+//!   [portmap: GETPORT...] -> [MOUNT: MNT] -> NULL -> [MNT] -> LOOKUP... -> [CREATE -> SETATTR] -> FSINFO
 //!           -> GETATTR -> COMMIT -> Ready
 //!                                    |  ^
 //!              NFS3ERR_STALE: MNT -> LOOKUP... -> GETATTR
@@ -46,10 +46,10 @@ use netswap_swap::{
     backend::BATCH_PAGES_MAX,
 };
 
-use crate::link::{Link, Target};
+use crate::link::Link;
 use crate::message::CONTROL_HEAD_BYTES;
 use crate::pages::STAGE_BYTES;
-use crate::proto::FileHandle;
+use crate::proto::{FileHandle, Nfsstat3};
 use crate::rpc::{AuthSys, XidTable};
 pub use commit::{UnknownPolicy, WritePolicy};
 use receive::Receiver;
@@ -66,12 +66,16 @@ const GARBAGE_MAX: u8 = 4;
 /// How an NFS backend is set up.
 #[derive(Clone, Debug)]
 pub struct NfsConfig {
-    /// The NFS server.
+    /// The NFS server. Port 0 is to be asked of the portmapper.
     pub server: SocketAddr,
-    /// Its MOUNT service, if it is not served on the same port.
+    /// Its MOUNT service, if it is not served on the same port. Port 0 as above.
     pub mount: Option<SocketAddr>,
+    /// Its portmapper, which is asked once, at start, for the ports that are 0.
+    pub portmap: Option<SocketAddr>,
     /// Path of the export.
     pub export: String,
+    /// If MOUNT refuses `export`, ever shorter beginnings of it are asked for, at most 16.
+    pub search_export: bool,
     /// Path of the swap file in the export.
     pub path: String,
     /// Create the file with this length in bytes if it is absent (or empty).
@@ -112,6 +116,8 @@ impl NfsConfig {
         NfsConfig {
             server,
             mount: None,
+            portmap: None,
+            search_export: false,
             export: export.into(),
             path: path.into(),
             create_bytes: None,
@@ -365,8 +371,15 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     step: Step,
     remount: bool,
     sized: bool,
+    /// Export and path as one, the ranges of their names, how many of these are mounted, and which is looked
+    /// up.
+    names: Box<str>,
     components: Box<[Range<usize>]>,
+    mounted: usize,
     component: usize,
+    /// Why the whole export was not mounted, and how often less of it was tried.
+    refused: Option<Nfsstat3>,
+    searches: u32,
     root: FileHandle,
     dir: FileHandle,
     file: FileHandle,
@@ -431,17 +444,19 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         );
         let n = config.in_flight;
         let commits = usize::from(config.write == WritePolicy::Unstable);
-        let components: Box<[Range<usize>]> = startup::components(&config.path);
-        let bad_path = components.is_empty()
+        let names = format!("{}/{}", config.export, config.path);
+        let components: Box<[Range<usize>]> = startup::components(&names);
+        let mounted = startup::components(&config.export).len();
+        let bad_path = components.len() == mounted
             || components.iter().any(|c| c.len() > crate::proto::NAME_BYTES_MAX)
             || config.export.len() > crate::mount::PATH_BYTES_MAX;
         let state = if bad_path {
-            let code = crate::proto::Nfsstat3::NameTooLong as u32;
+            let code = Nfsstat3::NameTooLong as u32;
             BackendState::Failed(StoreError::Refused { code })
         } else {
             BackendState::Starting
         };
-        let target = if config.mount.is_some() { Target::Mount } else { Target::Nfs };
+        let (target, step) = startup::first(&config);
         NfsBackend {
             auth: AuthSys {
                 stamp: config.first_xid,
@@ -473,11 +488,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             mapper,
             stage: vec![0; stage_bytes].into(),
             map_retry_at: Time::MAX,
-            step: if target == Target::Mount { Step::Mnt } else { Step::Null },
+            step,
             remount: false,
             sized: false,
+            names: names.into(),
             components,
+            mounted,
             component: 0,
+            refused: None,
+            searches: 0,
             root: FileHandle::EMPTY,
             dir: FileHandle::EMPTY,
             file: FileHandle::EMPTY,

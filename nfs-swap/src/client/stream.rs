@@ -9,6 +9,8 @@
 //! the connection is given up: all calls are repeated on a new one from the same source port, which is
 //! what a server's duplicate request cache knows us by.
 
+use std::net::SocketAddr;
+
 use netswap_net::{Action, Disconnect, SendVec, Session};
 use netswap_reserve::Time;
 use netswap_reserve::windows::{MapPageMut, Mapper};
@@ -16,7 +18,7 @@ use netswap_swap::{BackendState, StoreError};
 
 use super::calls::message;
 use super::startup::Step;
-use super::{CallState, NfsBackend, Verb};
+use super::{CallState, NfsBackend, NfsConfig, Verb};
 use crate::link::Target;
 use crate::pages::{MAP_RETRY, is_high};
 
@@ -156,6 +158,16 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.next_deadline = next;
     }
 
+    /// Where the service is that the connection goes to.
+    fn remote(&self) -> SocketAddr {
+        let NfsConfig { server, mount, portmap, .. } = self.config;
+        match self.link.target() {
+            Target::Portmap => portmap.unwrap_or(server),
+            Target::Mount => mount.unwrap_or(server),
+            Target::Nfs => server,
+        }
+    }
+
     fn wants_connection(&self) -> bool {
         matches!(self.state, BackendState::Starting | BackendState::Ready { .. })
     }
@@ -277,7 +289,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
 
     fn poll_action(&mut self, now: Time) -> Option<Action> {
         let wanted = self.wants_connection();
-        let action = self.link.poll_action(now, wanted, self.config.server, self.config.mount);
+        let action = self.link.poll_action(now, wanted, self.remote());
         if matches!(action, Some(Action::Connect { .. })) {
             self.arm(now + self.config.request_timeout);
         }

@@ -120,7 +120,7 @@ impl<D: Disk> NfsServer<D> {
         status: Nfsstat3,
     ) -> Option<usize> {
         let absent = match op {
-            Op::Null | Op::Mnt { .. } | Op::Export | Op::GetAttr(_) => 0,
+            Op::Null | Op::GetPort(_) | Op::Mnt { .. } | Op::Export | Op::GetAttr(_) => 0,
             Op::Lookup(..) | Op::Access(..) | Op::Read(..) => 1,
             Op::FsStat(_) | Op::FsInfo(_) | Op::PathConf(_) | Op::ReadDir(..) => 1,
             Op::SetAttr(..) | Op::Write(..) | Op::Create(..) | Op::Commit(_) => 2,
@@ -135,6 +135,14 @@ impl<D: Disk> NfsServer<D> {
     fn carry_out(&mut self, buffer: std::ops::Range<usize>, xid: u32, op: Op) -> Option<usize> {
         let result = match &op {
             Op::Null => return self.succeed(buffer, xid, |_| Ok(())),
+            Op::GetPort(program) => {
+                let port = match (*program, self.config.ports) {
+                    (proto::PROGRAM, Some((nfs, _))) => nfs,
+                    (crate::mount::PROGRAM, Some((_, mount))) => mount,
+                    _ => 0,
+                };
+                return self.succeed(buffer, xid, |out| out.u32(port.into()));
+            }
             Op::Export => return self.export(buffer, xid),
             Op::Mnt { known: true } => {
                 let root = self.handle_of(ROOT);

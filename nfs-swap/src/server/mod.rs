@@ -1,4 +1,4 @@
-//! An embedded NFSv3 server: MOUNT and NFS on one port, files on [`Disk`]s, faults on demand.
+//! An embedded NFSv3 server: MOUNT, NFS and a portmapper on one port, files on [`Disk`]s, faults on demand.
 //!
 //! It is what the client is tested against, and the far side of a simulation. One directory, the
 //! export, holds the files; there are no permissions, and any credential of AUTH_NONE or AUTH_SYS
@@ -56,6 +56,8 @@ type Name = ArrayVec<u8, NAME_BYTES_MAX>;
 pub struct NfsServerConfig {
     /// Path of the export.
     pub export: String,
+    /// What its portmapper says of NFS and MOUNT; without, that they are not registered.
+    pub ports: Option<(u16, u16)>,
     /// Names this boot in the write verifier; a restart counts it up.
     pub boot: u64,
     /// A restart does not change the verifier: a server that lies.
@@ -89,6 +91,7 @@ impl Default for NfsServerConfig {
     fn default() -> NfsServerConfig {
         NfsServerConfig {
             export: "/swap".into(),
+            ports: None,
             boot: 1,
             pinned_verifier: false,
             rtmax: 65_536,
