@@ -5,54 +5,10 @@
 
 mod common;
 
-use common::{World, config};
+use common::{Wired, World, config};
 use netswap_nfs::{NfsConfig, NfsServerConfig, ServerFaults, WritePolicy};
-use netswap_reserve::{PagePool, PoolConfig, Span, Time};
-use netswap_swap::{
-    BackendLimits, BackendState, Completion, Outstanding, Request, SubmitError, SwapBackend,
-    conformance,
-};
-
-/// A backend with its server and the stream between them.
-struct Wired(World);
-
-impl SwapBackend for Wired {
-    fn state(&self) -> BackendState {
-        self.0.client.state()
-    }
-
-    fn limits(&self) -> BackendLimits {
-        self.0.client.limits()
-    }
-
-    fn server(&self) -> &str {
-        self.0.client.server()
-    }
-
-    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
-        self.0.client.submit(now, request)
-    }
-
-    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
-        self.0.client.poll_completion(now)
-    }
-
-    fn poll_deadline(&self) -> Option<Time> {
-        SwapBackend::poll_deadline(&self.0.client)
-    }
-
-    fn fences(&self) -> u64 {
-        self.0.client.fences()
-    }
-
-    fn shutdown(&mut self, now: Time) {
-        self.0.client.shutdown(now);
-    }
-
-    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
-        self.0.client.outstanding(visit);
-    }
-}
+use netswap_reserve::{PagePool, PoolConfig, Span};
+use netswap_swap::conformance;
 
 fn check(faults: ServerFaults) {
     for write in [WritePolicy::FileSync, WritePolicy::Unstable] {

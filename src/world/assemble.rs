@@ -51,7 +51,7 @@ const CONNECTIONS: usize = 4;
 /// UNSTABLE writes that the far side can lose.
 const UNCOMMITTED: usize = 32;
 /// Writes that the far side can carry out late.
-const HELD: usize = 16;
+const HELD: usize = 8;
 /// The far side's own memory, in frames: it is not under pressure.
 const FAR_FRAMES: u32 = 8192;
 /// Buffer of an allocator trace, in bytes a frame. It is emptied after each instant in which it became
