@@ -167,7 +167,7 @@ impl Host {
 
     fn wait_a_minute(&mut self) {
         let world = self.world();
-        world.now = world.now + Span::from_secs(60);
+        world.now += Span::from_secs(60);
         let now = world.now;
         world.client.handle_deadline(now);
         world.server.connection(0).handle_deadline(now);

@@ -71,7 +71,7 @@ fn a_proven_restart_ends_it_without_a_write_of_ours() {
     // The client asks by itself.
     w.run(1000, |w| w.client.fences() == 1);
     assert!(write(&mut w, 5, 2).outcome.is_ok());
-    w.now = w.now + Span::from_secs(100);
+    w.now += Span::from_secs(100);
     assert!(holds(&read(&mut w, 5).pages[0], 5, 2));
     assert_eq!(w.server.fault_counts().held_done, 0, "the restarted server has forgotten it");
 }

@@ -179,9 +179,16 @@ fn a_read_arrives_in_its_pages() {
 fn a_status_is_an_error_of_the_store() {
     let full = StoreError::NoSpace;
     let refused = |code| StoreError::Refused { code };
-    for (status, error) in
-        [(28, full), (69, full), (5, refused(5)), (13, refused(13)), (10_006, refused(10_006))]
-    {
+    let denied = |code| StoreError::Denied { code };
+    for (status, error) in [
+        (28, full),
+        (69, full),
+        (5, refused(5)),
+        (1, denied(1)),
+        (13, denied(13)),
+        (30, StoreError::ReadOnly),
+        (10_006, refused(10_006)),
+    ] {
         let pool = PagePool::new(PoolConfig::new(64));
         let mut client = started();
         submit(&mut client, &pool, Op::Write, 1, 1);
@@ -324,7 +331,8 @@ fn unstable_writes_are_committed_over_their_whole_range() {
 #[test]
 fn a_commit_that_fails_gives_the_pages_back_with_its_error() {
     let refused = |code| StoreError::Refused { code };
-    for (status, error) in [(5, refused(5)), (28, StoreError::NoSpace), (13, refused(13))] {
+    for (status, error) in [(5, refused(5)), (28, StoreError::NoSpace), (30, StoreError::ReadOnly)]
+    {
         let pool = PagePool::new(PoolConfig::new(64));
         let mut client = started_with(WritePolicy::Unstable, 2);
         submit(&mut client, &pool, Op::Write, 5, 1);

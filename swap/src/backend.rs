@@ -83,6 +83,15 @@ pub enum StoreError {
         /// The code.
         code: u32,
     },
+    /// The server does not let us, or not any more. Another try may find that it does again.
+    #[error("no permission, the server says with code {code:#x}")]
+    Denied {
+        /// The code.
+        code: u32,
+    },
+    /// The store cannot be written, only read.
+    #[error("the store is read-only")]
+    ReadOnly,
     /// The store has no space for it.
     #[error("the store has no space left")]
     NoSpace,

@@ -283,7 +283,6 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn failed(&mut self, now: Time, i: usize, status: Nfsstat3) {
         match status {
             Nfsstat3::Jukebox => self.back_off(now, i),
-            Nfsstat3::NoSpc | Nfsstat3::DQuot => self.refuse(now, i, StoreError::NoSpace),
             Nfsstat3::Stale if self.calls[i].handle_generation != self.handle_generation => {
                 self.reissue(now, i);
             }
@@ -293,7 +292,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.xids.release(i);
                 self.start_remount(now);
             }
-            status => self.refuse(now, i, StoreError::Refused { code: status as u32 }),
+            status => self.refuse(now, i, store_error(status)),
         }
     }
 
@@ -366,6 +365,17 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.write_chunk = chunk(wtmax);
         self.batch_pages =
             (self.read_chunk.min(self.write_chunk) / PAGE_SIZE).clamp(1, BATCH_PAGES_MAX);
+    }
+}
+
+/// What a status says of the store. Those that are tried again are not among them.
+pub(super) fn store_error(status: Nfsstat3) -> StoreError {
+    let code = status as u32;
+    match status {
+        Nfsstat3::NoSpc | Nfsstat3::DQuot => StoreError::NoSpace,
+        Nfsstat3::Acces | Nfsstat3::Perm => StoreError::Denied { code },
+        Nfsstat3::RoFs => StoreError::ReadOnly,
+        _ => StoreError::Refused { code },
     }
 }
 

@@ -11,7 +11,7 @@ use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::{BackendState, StoreError};
 
-use super::calls::{Garbage, garbage};
+use super::calls::{Garbage, garbage, store_error};
 use super::{CallState, NfsBackend, NfsConfig};
 use crate::link::Target;
 use crate::message::encode_message;
@@ -314,8 +314,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 let i = self.control();
                 self.back_off(now, i);
             }
-            Err(Nfsstat3::NoSpc | Nfsstat3::DQuot) => self.control_failed(now, StoreError::NoSpace),
-            Err(status) => self.control_failed(now, StoreError::Refused { code: status as u32 }),
+            Err(status) => self.control_failed(now, store_error(status)),
         }
         Ok(())
     }
