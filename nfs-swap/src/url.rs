@@ -26,6 +26,8 @@ use crate::client::{NfsConfig, UnknownPolicy, WritePolicy};
 use crate::mount::PATH_BYTES_MAX;
 use crate::rpc::PORTMAP_PORT;
 
+/// READs that may overtake a WRITE. Picked by eye: half of the requests that are outstanding by default.
+const OVERTAKES_MAX: u32 = 16;
 /// The parameters there are.
 const PARAMETERS: &str = "version, nfsport, mountport, uid, gid, write";
 
@@ -289,6 +291,7 @@ impl NfsUrl {
             mount: (!same).then(|| at(self.mount_port)),
             portmap: (!is_known).then(|| SocketAddr::new(address, PORTMAP_PORT)),
             search_export: true,
+            overtakes_max: OVERTAKES_MAX,
             uid: self.uid,
             gid: self.gid,
             write: self.write,

@@ -86,7 +86,25 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.arm(now + self.config.request_timeout);
         }
         self.calls[i].state = CallState::Queued;
-        self.sendq.push_back(i as u16);
+        let place =
+            if self.calls[i].verb == Verb::Read { self.overtake() } else { self.sendq.len() };
+        self.sendq.insert(place, i as u16);
+    }
+
+    /// Where in the send queue a READ goes: before the WRITEs at its end that may still be overtaken.
+    /// They never touch its slots: such a READ waits for them.
+    fn overtake(&mut self) -> usize {
+        let mut place = self.sendq.len();
+        let begun = usize::from(self.sent_front > 0);
+        while place > begun {
+            let before = &mut self.calls[usize::from(self.sendq[place - 1])];
+            if before.verb != Verb::Write || before.overtaken >= self.config.overtakes_max {
+                break;
+            }
+            before.overtaken += 1;
+            place -= 1;
+        }
+        place
     }
 
     /// Whether some bytes of the call, but not all, were given to the transport.

@@ -93,6 +93,9 @@ pub struct NfsConfig {
     pub uncommitted_max: usize,
     /// The longest that a written page waits for its COMMIT to be sent.
     pub commit_delay: Span,
+    /// READs that may overtake a WRITE that waits to be sent: a page-in is waited for, a page-out is not. 0 keeps
+    /// the order of submission.
+    pub overtakes_max: u32,
     /// Most requests outstanding.
     pub in_flight: usize,
     /// When an unanswered call is repeated; doubles with each repetition, up to 16 times this.
@@ -128,6 +131,7 @@ impl NfsConfig {
             uncommitted_max: 512,
             // Picked by eye: a few times what a batch takes on a slow link.
             commit_delay: Span::from_millis(10),
+            overtakes_max: 0,
             in_flight: 32,
             request_timeout: Span::from_secs(10),
             reconnect_min: Span::from_millis(10),
@@ -253,6 +257,8 @@ struct Call<P> {
     covered: bool,
     /// The connection was lost between its WRITEs: it is written from its start when this one is answered.
     from_start: bool,
+    /// READs that went before it in the send queue.
+    overtaken: u32,
     /// How often it was written again for a new verifier.
     rewrites: u8,
     outcome: Result<Stored, StoreError>,
@@ -282,6 +288,7 @@ impl<P> Call<P> {
             unstable: None,
             covered: false,
             from_start: false,
+            overtaken: 0,
             rewrites: 0,
             outcome: Ok(Stored { replayed: false }),
         }
