@@ -49,7 +49,7 @@ impl SwapBackend for FileBackend {
     fn poll_completion(&mut self, _now: Time) -> Option<Completion> {
         let mut request = self.2.pop_front()?;
         let outcome = self.carry_out(&mut request);
-        Some(Completion { id: request.id, pages: request.pages, outcome })
+        Some(Completion { id: request.id, pages: request.pages, outcome, is_loose: false })
     }
     fn poll_deadline(&self) -> Option<Time> { self.2.front().map(|_| Time::ZERO) }
     fn shutdown(&mut self, _now: Time) { self.1 = BackendState::Stopped }

@@ -190,10 +190,10 @@ const SMALL: [&str; 9] =
 fn an_unknown_protection_is_an_error_that_lists_the_known_ones() {
     let output = netswap(&["sim", "--ablate", "drops"]);
     assert_eq!(output.status.code(), Some(2));
-    let known = "reserve, tag, drop, scope, reservation, none";
+    let known = "reserve, tag, drop, scope, reservation, quarantine, none";
     assert!(stderr(&output).contains(known), "{}", stderr(&output));
     let script = netswap(&["completions", "bash"]);
-    assert!(stdout(&script).contains("reserve tag drop scope reservation none"));
+    assert!(stdout(&script).contains("reserve tag drop scope reservation quarantine none"));
 }
 
 #[test]

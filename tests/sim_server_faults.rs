@@ -6,7 +6,7 @@ mod common;
 
 use common::survives;
 use netswap::report::Outcome;
-use netswap::scenario::{OnFailure, Store};
+use netswap::scenario::{NfsWrite, OnFailure, Store};
 use netswap::units::{Nanos, Share};
 use netswap::world::{RunSpec, run};
 
@@ -15,6 +15,21 @@ fn restarts_that_forget_connections() {
     survives("server restart", |s| {
         s.server.restart_at = vec![Nanos(30_000_000), Nanos(60_000_000)];
     });
+}
+
+#[test]
+fn unstable_writes_over_a_server_that_restarts_and_forgets_them() {
+    let mut scenario = common::small();
+    scenario.host.nfs_write = NfsWrite::Unstable;
+    scenario.server.forget = Share(20_000);
+    scenario.server.restart_at = [30, 60, 61, 90].map(|ms| Nanos(ms * 1_000_000)).to_vec();
+    let row = common::must_complete(&scenario, Store::Nfs);
+    assert!(
+        row.faults["server forgot"] > 5 && row.faults["server restart"] == 4,
+        "{:?}",
+        row.faults
+    );
+    assert_eq!(common::must_complete(&scenario, Store::Nfs).trace_hash, row.trace_hash);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! - [`rpc`]: call and reply headers, AUTH_SYS, record marking, the xid table;
 //! - [`proto`]: the types and results of NFSv3; [`mount`]: those of MOUNT;
 //! - [`dir`]: READDIR and READDIRPLUS, read from a page vector;
+//! - [`url`]: what names a swap file;
 //! - [`client`]: [`NfsBackend`], a swap backend and one end of a byte stream;
 //! - [`lister`]: [`NfsLister`], which lists a directory of an export;
 //! - [`server`]: [`NfsServer`], which serves files on disks, with faults on demand.
@@ -21,10 +22,15 @@ mod pages;
 pub mod proto;
 pub mod rpc;
 pub mod server;
+pub mod url;
 pub mod xdr;
 
-pub use client::{NfsBackend, NfsConfig, NfsStats, PageCompletion, PageRequest, PageSubmitError};
+pub use client::{
+    NfsBackend, NfsConfig, NfsStats, PageCompletion, PageRequest, PageSubmitError, UnknownPolicy,
+    WritePolicy,
+};
 pub use lister::{ListError, ListEvent, ListStats, ListerConfig, NfsLister};
 pub use server::{
     FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,
 };
+pub use url::{NfsUrl, UrlError, UrlHost};

@@ -19,6 +19,7 @@ use netswap_reserve::{Span, Time};
 /// Which service a connection is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
+    Portmap,
     Mount,
     Nfs,
 }
@@ -131,14 +132,12 @@ impl Link {
         retry_at
     }
 
-    /// What the transport is to do, if a connection is `wanted`. The MOUNT service is at `mount`, or where
-    /// the NFS service is.
+    /// What the transport is to do, if a connection is `wanted`. The service it goes to is at `remote`.
     pub(crate) fn poll_action(
         &mut self,
         now: Time,
         wanted: bool,
-        server: SocketAddr,
-        mount: Option<SocketAddr>,
+        remote: SocketAddr,
     ) -> Option<Action> {
         if let Some(action) = self.action.take() {
             return Some(action);
@@ -146,10 +145,6 @@ impl Link {
         match self.conn {
             Conn::Down { retry_at } if retry_at <= now && wanted => {
                 self.conn = Conn::Connecting { since: now };
-                let remote = match (self.target, mount) {
-                    (Target::Mount, Some(mount)) => mount,
-                    _ => server,
-                };
                 let same_port = self.last_target == Some(self.target);
                 Some(Action::Connect { remote, same_port })
             }

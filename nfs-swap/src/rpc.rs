@@ -21,6 +21,17 @@ pub const LAST_FRAGMENT: u32 = 1 << 31;
 /// Most fragments without a byte in one record; they make no progress, so they are bounded.
 const EMPTY_FRAGMENTS_MAX: u32 = 16;
 
+/// Program number of the portmapper (RFC 1833 section 3).
+pub const PORTMAP: u32 = 100_000;
+/// The version of it that is asked (section 3).
+pub const PORTMAP_VERSION: u32 = 2;
+/// Its port.
+pub const PORTMAP_PORT: u16 = 111;
+/// Its procedure that tells a port (section 3.2): 0 if the program is not registered.
+pub const PORTMAP_GETPORT: u32 = 3;
+/// TCP, as the portmapper names protocols.
+pub const PORTMAP_TCP: u32 = 6;
+
 /// `msg_type` of a call.
 pub const CALL: u32 = 0;
 /// `msg_type` of a reply.

@@ -1,69 +1,43 @@
 //! Goal: the backend keeps what every swap backend has to keep.
-//! Method: the suite of netswap-swap over a client that is joined with a server by the pump; once with
-//! a server that does nothing wrong, once with one that is late, repeats itself and does things by halves.
+//! Method: the suite of netswap-swap over a client that is joined with a server by the pump, with either
+//! write policy; once with a server that does nothing wrong, once with one that is late, repeats itself and
+//! does things by halves, and once with one that restarts and changes its verifier.
 
 mod common;
 
-use common::{World, config};
-use netswap_nfs::{NfsServerConfig, ServerFaults};
-use netswap_reserve::{PagePool, PoolConfig, Span, Time};
-use netswap_swap::{
-    BackendLimits, BackendState, Completion, Outstanding, Request, SubmitError, SwapBackend,
-    conformance,
-};
+use common::{Wired, World, config};
+use netswap_nfs::{NfsConfig, NfsServerConfig, ServerFaults, WritePolicy};
+use netswap_reserve::{PagePool, PoolConfig, Span};
+use netswap_swap::conformance;
 
-/// A backend with its server and the stream between them.
-struct Wired(World);
-
-impl SwapBackend for Wired {
-    fn state(&self) -> BackendState {
-        self.0.client.state()
-    }
-
-    fn limits(&self) -> BackendLimits {
-        self.0.client.limits()
-    }
-
-    fn server(&self) -> &str {
-        self.0.client.server()
-    }
-
-    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
-        self.0.client.submit(now, request)
-    }
-
-    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
-        self.0.client.poll_completion(now)
-    }
-
-    fn poll_deadline(&self) -> Option<Time> {
-        SwapBackend::poll_deadline(&self.0.client)
-    }
-
-    fn shutdown(&mut self, now: Time) {
-        self.0.client.shutdown(now);
-    }
-
-    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
-        self.0.client.outstanding(visit);
+fn check(faults: ServerFaults) {
+    for write in [WritePolicy::FileSync, WritePolicy::Unstable] {
+        check_policy(write, faults, None);
     }
 }
 
-fn check(faults: ServerFaults) {
+/// With a restart of the server once in so many turns, if it is to restart.
+fn check_policy(write: WritePolicy, faults: ServerFaults, restarts: Option<u64>) {
     let pool = PagePool::new(PoolConfig::new(512));
     let mut seed = 0;
     conformance::check(
         &pool,
         || {
             seed += 1;
-            let mut world =
-                World::new(config(), NfsServerConfig { seed, ..Default::default() }, seed);
+            let mut world = World::new(
+                NfsConfig { write, ..config() },
+                NfsServerConfig { seed, ..Default::default() },
+                seed,
+            );
             world.server.set_faults(faults);
             Wired(world)
         },
         |wired, now| {
             let world = &mut wired.0;
             world.now = world.now.max(*now);
+            if restarts.is_some_and(|every| world.rng.below(every) == 0) {
+                world.server.restart(world.now);
+            }
             if !world.turn() {
                 world.now += Span::from_millis(1);
             }
@@ -87,5 +61,14 @@ fn over_a_server_that_is_late_repeats_itself_and_does_things_by_halves() {
         jukebox_ppm: 100_000,
         short_write_ppm: 200_000,
         short_read_ppm: 200_000,
+        ..ServerFaults::default()
     });
+}
+
+#[test]
+fn over_a_server_that_restarts_and_forgets_what_is_uncommitted() {
+    let faults = ServerFaults { forget_ppm: 30_000, ..ServerFaults::default() };
+    for write in [WritePolicy::FileSync, WritePolicy::Unstable] {
+        check_policy(write, faults, Some(300));
+    }
 }

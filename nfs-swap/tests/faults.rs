@@ -19,6 +19,10 @@ const LATE: ServerFaults = ServerFaults {
     jukebox_ppm: 20_000,
     short_write_ppm: 50_000,
     short_read_ppm: 50_000,
+    forget_ppm: 0,
+    weak_ppm: 0,
+    held_ppm: 0,
+    held_for: Span::ZERO,
 };
 
 fn world(faults: ServerFaults, seed: u64) -> World {

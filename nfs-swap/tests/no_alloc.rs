@@ -13,7 +13,8 @@ use common::{Workload, World, config, server};
 use netswap_net::Disconnect;
 use netswap_net::kernel::SocketOptions;
 use netswap_nfs::{
-    ListEvent, ListerConfig, NfsBackend, NfsLister, NfsServerConfig, PageRequest, ServerFaults,
+    ListEvent, ListerConfig, NfsBackend, NfsConfig, NfsLister, NfsServerConfig, PageRequest,
+    ServerFaults, WritePolicy,
 };
 use netswap_reserve::windows::{HighPool, MapWindows, WindowsConfig};
 use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
@@ -77,7 +78,11 @@ fn the_counter_catches_a_planted_allocation() {
 }
 
 fn world(seed: u64) -> (World, Workload) {
-    let mut w = World::new(config(), NfsServerConfig { seed, ..Default::default() }, seed);
+    world_with(config(), seed)
+}
+
+fn world_with(config: NfsConfig, seed: u64) -> (World, Workload) {
+    let mut w = World::new(config, NfsServerConfig { seed, ..Default::default() }, seed);
     w.start();
     w.chunk = 20_000;
     let load = Workload::new(common::SLOTS, w.client.limits().in_flight);
@@ -102,6 +107,7 @@ fn faults_of_every_kind_allocate_nothing() {
         jukebox_ppm: 20_000,
         short_write_ppm: 20_000,
         short_read_ppm: 20_000,
+        ..ServerFaults::default()
     });
     let count = allocations(|| {
         w.run(4_000_000, |w| {
@@ -122,6 +128,26 @@ fn faults_of_every_kind_allocate_nothing() {
     let stale = StoreError::Refused { code: 70 };
     let excused = |e: &StoreError| matches!(e, StoreError::Garbage { .. }) || *e == stale;
     assert!(load.failed.iter().all(excused), "{:?}", load.failed);
+}
+
+#[test]
+fn unstable_writes_and_what_a_server_forgets_of_them_allocate_nothing() {
+    let config = NfsConfig { write: WritePolicy::Unstable, uncommitted_max: 100, ..config() };
+    let (mut w, mut load) = world_with(config, 6);
+    w.server.set_faults(ServerFaults { forget_ppm: 20_000, ..ServerFaults::default() });
+    let count = allocations(|| {
+        w.run(4_000_000, |w| {
+            match w.rng.below(300) {
+                0 => w.cut(Disconnect::Reset),
+                1 => w.server.restart(w.now),
+                _ => {}
+            }
+            load.poll(w, 2000)
+        });
+    });
+    assert_eq!((count, load.failed.len()), (0, 0));
+    let stats = w.client.stats();
+    assert!(stats.commits > 100 && stats.rewritten > 20 && stats.connections > 3, "{stats:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 
 use common::{SLOTS, World, config, server};
 use netswap_net::{Action, Disconnect};
-use netswap_nfs::{NfsServerConfig, ServerFaults};
+use netswap_nfs::{NfsServerConfig, NfsUrl, ServerFaults};
 use netswap_reserve::Span;
 use netswap_swap::{BackendState, Disk, MemDisk, Op, StoreError, SubmitError, SwapBackend};
 
@@ -146,4 +146,62 @@ fn a_server_that_asks_for_patience_or_answers_late_and_twice_is_started_with() {
             World::new(config(), NfsServerConfig { faults, seed, ..Default::default() }, seed);
         assert_eq!(w.start(), SLOTS);
     }
+}
+
+#[test]
+fn ports_that_are_not_given_are_asked_of_the_portmapper() {
+    let address = "10.0.0.2".parse().unwrap();
+    let connect = |port, same_port| Action::Connect { remote: (address, port).into(), same_port };
+    let start = |url: &str| {
+        let mut client = url.parse::<NfsUrl>().unwrap().config(address);
+        client.reconnect_min = Span::from_millis(1);
+        let server = NfsServerConfig { ports: Some((2050, 20_048)), ..Default::default() };
+        let mut w = World::new(client, server, 6);
+        assert_eq!(w.start(), SLOTS);
+        w.cut(Disconnect::Reset);
+        w.run(100, |w| w.connected);
+        w.connects.clone()
+    };
+    let [portmap, mount] = [connect(111, false), connect(20_048, false)];
+    let both = [portmap, mount, connect(2050, false), connect(2050, true)];
+    assert_eq!(start("nfs://server/swap/area0"), both);
+    let nfs_given = [portmap, mount, connect(7, false), connect(7, true)];
+    assert_eq!(start("nfs://server/swap/area0?nfsport=7"), nfs_given);
+    let mount_given = [portmap, connect(8, false), connect(2050, false), connect(2050, true)];
+    assert_eq!(start("nfs://server/swap/area0?mountport=8"), mount_given);
+    assert_eq!(start("nfs://server:9/swap/area0"), [connect(9, false), connect(9, true)]);
+}
+
+#[test]
+fn a_program_that_is_not_registered_and_a_port_that_is_none_fail_the_start() {
+    let url: NfsUrl = "nfs://server/swap/area0".parse().unwrap();
+    let config = url.config("10.0.0.2".parse().unwrap());
+    let mut w = World::new(config, NfsServerConfig::default(), 7);
+    w.run(10_000, |w| w.client.state() != BackendState::Starting);
+    let unregistered = StoreError::Refused { code: 0x8000_0001 };
+    assert_eq!(w.client.state(), BackendState::Failed(unregistered));
+}
+
+#[test]
+fn a_shorter_export_is_mounted_if_the_whole_is_refused() {
+    let start = |url: &str| {
+        let config = url.parse::<NfsUrl>().unwrap().config("10.0.0.2".parse().unwrap());
+        let mut w = World::new(config, NfsServerConfig::default(), 8);
+        w.run(10_000, |w| w.client.state() != BackendState::Starting);
+        (w.client.state(), w)
+    };
+    let ready = BackendState::Ready { slots: SLOTS };
+    assert_eq!(start("nfs://server:1/swap/./area0").0, ready);
+    assert_eq!(start("nfs://server:1/swap/./././area0").0, ready);
+    let (state, mut w) = start("nfs://server:1/swap/./area0");
+    assert_eq!(state, ready);
+    // A stale handle leads to the same export again.
+    w.server.renew_handles();
+    let page = w.pages(1);
+    assert!(w.one(Op::Read, 3, page).outcome.is_ok());
+    let noent = BackendState::Failed(StoreError::Refused { code: 2 });
+    assert_eq!(start("nfs://server:1/none/area0").0, noent);
+    // Seventeen names too many are not searched.
+    let long = format!("nfs://server:1/swap{}/area0", "/.".repeat(17));
+    assert_eq!(start(&long).0, noent);
 }

@@ -6,7 +6,7 @@ mod common;
 
 use common::fill;
 use netswap_net::{Action, SendVec, Session};
-use netswap_nfs::{NfsBackend, NfsConfig};
+use netswap_nfs::{NfsBackend, NfsConfig, WritePolicy};
 use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{BackendState, Op, Request, RequestId, Slot, StoreError, Stored, SwapBackend};
 
@@ -66,20 +66,26 @@ const FILE: &[u8] = b"\0\0\0\x03new\0";
 
 /// A client that has gone through everything a start can have, with each call checked.
 fn started() -> NfsBackend {
+    started_with(WritePolicy::FileSync, 3)
+}
+
+/// With room for so many requests: with the control call, and the COMMIT if there is one, four calls.
+fn started_with(write: WritePolicy, in_flight: usize) -> NfsBackend {
     let mut config = NfsConfig::new("10.0.0.2:2049".parse().unwrap(), "/export", "/dir/area0");
     config.uid = 515;
     config.gid = 4;
     config.machine = "krypton".into();
     config.first_xid = 64;
-    config.in_flight = 3;
+    config.in_flight = in_flight;
+    config.write = write;
     config.create_bytes = Some(3 << 32);
     let server = config.server;
     let mut client = NfsBackend::new(config);
     let connect = Action::Connect { remote: server, same_port: false };
     assert_eq!(client.poll_action(Time::ZERO), Some(connect));
     client.handle_connected(Time::ZERO);
-    // Four places: the two low bits of an xid are the place, 3 the control call's.
-    let mut xid = 64 + 3;
+    // Four places: the two low bits of an xid are the place, the control call's behind the requests.
+    let mut xid = 64 + in_flight as u32;
     let mut step = |program, procedure, args: &[u8], results: &[u8]| {
         xid += 4;
         assert_eq!(sent(&mut client), call(xid, program, procedure, args), "procedure {procedure}");
@@ -173,9 +179,16 @@ fn a_read_arrives_in_its_pages() {
 fn a_status_is_an_error_of_the_store() {
     let full = StoreError::NoSpace;
     let refused = |code| StoreError::Refused { code };
-    for (status, error) in
-        [(28, full), (69, full), (5, refused(5)), (13, refused(13)), (10_006, refused(10_006))]
-    {
+    let denied = |code| StoreError::Denied { code };
+    for (status, error) in [
+        (28, full),
+        (69, full),
+        (5, refused(5)),
+        (1, denied(1)),
+        (13, denied(13)),
+        (30, StoreError::ReadOnly),
+        (10_006, refused(10_006)),
+    ] {
         let pool = PagePool::new(PoolConfig::new(64));
         let mut client = started();
         submit(&mut client, &pool, Op::Write, 1, 1);
@@ -276,5 +289,58 @@ fn a_new_verifier_is_counted() {
         answer(&mut client, xid, &words(&[0, 0, 0, 4096, 2, verifier[0], verifier[1]]));
         assert!(client.poll_completion(Time::ZERO).unwrap().outcome.is_ok());
         assert_eq!(client.stats().verifier_changes, changes);
+    }
+}
+
+#[test]
+fn unstable_writes_are_committed_over_their_whole_range() {
+    let pool = PagePool::new(PoolConfig::new(64));
+    let mut client = started_with(WritePolicy::Unstable, 2);
+    let write = |xid, slot: u32| {
+        let args = [FILE, &words(&[0, slot * 4096, 4096, 0, 4096]), &page(slot)].concat();
+        call(xid, NFS, 7, &args)
+    };
+    submit(&mut client, &pool, Op::Write, 5, 1);
+    submit(&mut client, &pool, Op::Write, 9, 1);
+    assert_eq!(sent(&mut client), [write(68, 5), write(69, 9)].concat());
+    let done = |verifier: u32| words(&[0, 0, 0, 4096, 0, 7, verifier]);
+    answer(&mut client, 69, &done(8));
+    // Half of the requests are uncommitted: COMMIT from slot 9 on, one page.
+    let commit = |xid, slot: u32, bytes| {
+        call(xid, NFS, 21, &[FILE, &words(&[0, slot * 4096, bytes])].concat())
+    };
+    assert_eq!(sent(&mut client), commit(71, 9, 4096));
+    answer(&mut client, 68, &done(8));
+    assert_eq!(sent(&mut client), b"", "one COMMIT at a time");
+    assert!(client.poll_completion(Time::ZERO).is_none());
+    // Another verifier: all is written again, by new calls.
+    answer(&mut client, 71, &words(&[0, 0, 0, 7, 9]));
+    assert_eq!(sent(&mut client), [write(72, 5), write(73, 9)].concat());
+    answer(&mut client, 72, &done(9));
+    assert_eq!(sent(&mut client), commit(75, 5, 4096));
+    answer(&mut client, 73, &done(9));
+    answer(&mut client, 75, &words(&[0, 0, 0, 7, 9]));
+    assert!(client.poll_completion(Time::ZERO).unwrap().outcome.is_ok());
+    assert!(client.poll_completion(Time::ZERO).is_none(), "slot 9 was written after that COMMIT");
+    assert_eq!(sent(&mut client), commit(79, 9, 4096));
+    answer(&mut client, 79, &words(&[0, 0, 0, 7, 9]));
+    assert!(client.poll_completion(Time::ZERO).unwrap().outcome.is_ok());
+    assert_eq!((client.stats().commits, client.stats().rewritten), (3, 2));
+}
+
+#[test]
+fn a_commit_that_fails_gives_the_pages_back_with_its_error() {
+    let refused = |code| StoreError::Refused { code };
+    for (status, error) in [(5, refused(5)), (28, StoreError::NoSpace), (30, StoreError::ReadOnly)]
+    {
+        let pool = PagePool::new(PoolConfig::new(64));
+        let mut client = started_with(WritePolicy::Unstable, 2);
+        submit(&mut client, &pool, Op::Write, 5, 1);
+        sent(&mut client);
+        answer(&mut client, 68, &words(&[0, 0, 0, 4096, 0, 7, 8]));
+        sent(&mut client);
+        answer(&mut client, 71, &words(&[status, 0, 0]));
+        let end = client.poll_completion(Time::ZERO).unwrap();
+        assert_eq!((end.outcome, end.pages.len()), (Err(error), 1));
     }
 }

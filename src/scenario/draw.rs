@@ -88,6 +88,7 @@ impl Scenario {
             garbage: d.share(6, 500),
             busy: d.share(5, 5_000),
             short: d.share(5, 5_000),
+            ..ServerSpec::default()
         };
         (Scenario { seed, host, link, flood, server }, store)
     }

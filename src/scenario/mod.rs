@@ -6,6 +6,7 @@ mod draw;
 
 use std::str::FromStr;
 
+use netswap_nfs::WritePolicy;
 use netswap_reserve::{PoolConfig, ReservePlan};
 use netswap_swap::FailurePolicy;
 use serde::{Deserialize, Serialize};
@@ -55,12 +56,20 @@ pub enum Ablation {
     Scope,
     /// Transactions of tasks reserve nothing: they try again until each page is there.
     Reservation,
+    /// Slots that a late copy of a write may still reach are given to other pages.
+    Quarantine,
 }
 
 impl Ablation {
     /// All ablations.
-    pub const ALL: [Ablation; 5] =
-        [Ablation::Reserve, Ablation::Tag, Ablation::Drop, Ablation::Scope, Ablation::Reservation];
+    pub const ALL: [Ablation; 6] = [
+        Ablation::Reserve,
+        Ablation::Tag,
+        Ablation::Drop,
+        Ablation::Scope,
+        Ablation::Reservation,
+        Ablation::Quarantine,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -70,6 +79,7 @@ impl Ablation {
             Ablation::Drop => "drop",
             Ablation::Scope => "scope",
             Ablation::Reservation => "reservation",
+            Ablation::Quarantine => "quarantine",
         }
     }
 }
@@ -117,6 +127,26 @@ impl OnFailure {
     }
 }
 
+/// How stable a host asks NFS writes to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NfsWrite {
+    /// Each write lasts when it is answered.
+    FileSync,
+    /// Pages are kept until a COMMIT of many is answered.
+    Unstable,
+}
+
+impl NfsWrite {
+    /// The policy of the client.
+    pub fn policy(self) -> WritePolicy {
+        match self {
+            NfsWrite::FileSync => WritePolicy::FileSync,
+            NfsWrite::Unstable => WritePolicy::Unstable,
+        }
+    }
+}
+
 /// The host that pages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -139,6 +169,8 @@ pub struct HostSpec {
     pub readahead_pages: u32,
     /// What is done when the store fails.
     pub on_failure: OnFailure,
+    /// How stable NFS writes are asked to be: `file_sync`, or `unstable` and committed.
+    pub nfs_write: NfsWrite,
     /// Pages that must not fail, of each transaction of a task (as a journalling file system has them);
     /// 0 is no transactions.
     pub transaction_pages: u32,
@@ -158,6 +190,7 @@ impl Default for HostSpec {
             rx_ring: 64,
             readahead_pages: 8,
             on_failure: OnFailure::Retry,
+            nfs_write: NfsWrite::FileSync,
             transaction_pages: 0,
             transaction_every: 16,
         }
@@ -265,6 +298,12 @@ pub struct ServerSpec {
     pub busy: Share,
     /// Reads or writes that are cut short (NFS).
     pub short: Share,
+    /// Writes and COMMITs before which all that is uncommitted is lost, and the verifier changes (NFS).
+    pub forget: Share,
+    /// Writes that are not answered, and carried out late, over what was written meanwhile (NFS).
+    pub held: Share,
+    /// How late.
+    pub held_for: Nanos,
 }
 
 /// A whole scenario.
@@ -360,9 +399,14 @@ impl Scenario {
         (all / f64::from(self.workers().max(1))) as u32
     }
 
-    /// Whether anything can change when `ablation` is off: without transactions nothing is reserved.
+    /// Whether anything can change when `ablation` is off: without transactions nothing is reserved, and
+    /// without late writes no quarantine is needed.
     pub fn has_use_for(&self, ablation: Ablation) -> bool {
-        ablation != Ablation::Reservation || self.host.transaction_pages > 0
+        match ablation {
+            Ablation::Reservation => self.host.transaction_pages > 0,
+            Ablation::Quarantine => self.server.held.0 > 0,
+            _ => true,
+        }
     }
 
     /// Frames that all queues of one host may hold.
@@ -475,7 +519,7 @@ mod tests {
     #[test]
     fn unknown_names_are_errors_that_list_the_known_ones() {
         let error = "rserve".parse::<Ablation>().unwrap_err().to_string();
-        assert!(error.contains("reserve, tag, drop, scope, reservation"), "{error}");
+        assert!(error.contains("reserve, tag, drop, scope, reservation, quarantine"), "{error}");
         let error = toml::from_str::<Scenario>("[link]\nlos = \"1%\"").unwrap_err().to_string();
         assert!(error.contains("loss"), "{error}");
     }

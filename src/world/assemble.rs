@@ -48,6 +48,10 @@ const TEXT_FILE: &str = "text";
 /// Connections that the far side takes at a time: one an area, and as many again that wait to be
 /// noticed as gone.
 const CONNECTIONS: usize = 4;
+/// UNSTABLE writes that the far side can lose.
+const UNCOMMITTED: usize = 32;
+/// Writes that the far side can carry out late.
+const HELD: usize = 8;
 /// The far side's own memory, in frames: it is not under pressure.
 const FAR_FRAMES: u32 = 8192;
 /// Buffer of an allocator trace, in bytes a frame. It is emptied after each instant in which it became
@@ -211,6 +215,8 @@ fn server(spec: &RunSpec, pool: &PagePool, disk: MemDisk) -> StoreServer {
                 export: EXPORT.into(),
                 seed,
                 max_connections: CONNECTIONS,
+                unstable: UNCOMMITTED,
+                held: HELD,
                 ..NfsServerConfig::default()
             };
             let mut server = NfsServer::new(config, pool).expect("the far side has memory");
@@ -242,6 +248,7 @@ fn client(spec: &RunSpec, area: usize, port: u16) -> StoreClient {
         Store::Nfs => {
             let path = [SWAP_FILE, TEXT_FILE][area];
             let config = NfsConfig {
+                write: spec.scenario.host.nfs_write.policy(),
                 request_timeout: timeout,
                 first_xid: subseed(spec.scenario.seed, 4 + area as u64) as u32,
                 ..NfsConfig::new(remote, EXPORT, path)
@@ -315,6 +322,7 @@ pub(super) fn world<'b>(spec: &RunSpec, memory: &'b mut Memory) -> World<'b> {
     };
     let config = PagerConfig {
         readahead_pages: scenario.host.readahead_pages as u8,
+        quarantine: !spec.ablate.contains(&Ablation::Quarantine),
         ..PagerConfig::new(max_tasks, max_pages)
     };
     let mut pager = Pager::new(pool.clone(), config);

@@ -71,6 +71,10 @@ impl StoreServer {
                 jukebox_ppm: ppm(spec.busy),
                 short_write_ppm: ppm(spec.short),
                 short_read_ppm: ppm(spec.short),
+                forget_ppm: ppm(spec.forget),
+                held_ppm: ppm(spec.held),
+                held_for: spec.held_for.span(),
+                ..ServerFaults::default()
             }),
             StoreServer::Iscsi(target) => target.set_faults(TargetFaults {
                 late_ppm: ppm(spec.late),
@@ -96,6 +100,8 @@ impl StoreServer {
                     ("server busy", n.jukebox),
                     ("server short write", n.short_writes),
                     ("server short read", n.short_reads),
+                    ("server forgot", n.forgotten),
+                    ("server held", n.held_done),
                 ])
             }
             StoreServer::Iscsi(target) => {

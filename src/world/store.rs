@@ -95,6 +95,10 @@ impl SwapBackend for StoreClient {
         each!(self, c => SwapBackend::poll_deadline(c))
     }
 
+    fn fences(&self) -> u64 {
+        each!(self, c => c.fences())
+    }
+
     fn shutdown(&mut self, now: Time) {
         each!(self, c => c.shutdown(now))
     }

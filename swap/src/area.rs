@@ -157,6 +157,8 @@ pub(crate) struct Area<B> {
     /// The store had no space: no new pages before this.
     pub(crate) full_until: Time,
     pub(crate) quarantine_told: bool,
+    /// [`crate::SwapBackend::fences`] when the quarantine was last released.
+    pub(crate) fences: u64,
     /// `swapoff`: the next page to look at, and what stopped it.
     pub(crate) leave_cursor: u32,
     pub(crate) leave_error: Option<(Slot, crate::backend::StoreError)>,
@@ -182,6 +184,7 @@ impl<B> Area<B> {
             poisoned_by: None,
             full_until: Time::ZERO,
             quarantine_told: false,
+            fences: 0,
             leave_cursor: 0,
             leave_error: None,
             leave_from: AreaState::On,

@@ -83,6 +83,15 @@ pub enum StoreError {
         /// The code.
         code: u32,
     },
+    /// The server does not let us, or not any more. Another try may find that it does again.
+    #[error("no permission, the server says with code {code:#x}")]
+    Denied {
+        /// The code.
+        code: u32,
+    },
+    /// The store cannot be written, only read.
+    #[error("the store is read-only")]
+    ReadOnly,
     /// The store has no space for it.
     #[error("the store has no space left")]
     NoSpace,
@@ -120,6 +129,9 @@ pub struct Completion {
     pub pages: PageVec,
     /// What became of it.
     pub outcome: Result<Stored, StoreError>,
+    /// A copy of it may still be carried out by the server, though it has ended: as [`Stored::replayed`], of a
+    /// request that failed. The pager takes it for granted of a write with [`StoreError::TimedOut`].
+    pub is_loose: bool,
 }
 
 /// Why a request was not taken. It is handed back whole.
@@ -242,7 +254,7 @@ pub struct Outstanding {
 ///     fn poll_completion(&mut self, _: Time) -> Option<Completion> {
 ///         let mut request = self.queue.pop_front()?;
 ///         let outcome = self.carry_out(&mut request);
-///         Some(Completion { id: request.id, pages: request.pages, outcome })
+///         Some(Completion { id: request.id, pages: request.pages, outcome, is_loose: false })
 ///     }
 ///     fn poll_deadline(&self) -> Option<Time> {
 ///         self.queue.front().map(|_| Time::ZERO) // at once
@@ -287,6 +299,15 @@ pub trait SwapBackend {
     /// anything from its transport, changes something. A moment that has passed is at once. `None` while
     /// requests are outstanding says that only the transport can end one; a driver may then sleep for ever.
     fn poll_deadline(&self) -> Option<Time>;
+
+    /// How often it was proven that no late copy can exist any more: of no request that
+    /// [`SwapBackend::poll_completion`] has given back so far, however it ended. An NFS server that
+    /// restarted carries out nothing that came before; an iSCSI session that was reinstated has dropped its
+    /// commands. When it has grown, the pager uses the slots again that it kept in quarantine. A store
+    /// that cannot tell leaves it at 0, and they stay there.
+    fn fences(&self) -> u64 {
+        0
+    }
 
     /// Ends everything outstanding with [`StoreError::Cancelled`] and lets go of the server. From now on
     /// nothing is taken, and the state is [`BackendState::Stopped`], at the latest when the server was let go.

@@ -228,7 +228,7 @@ impl SwapBackend for MemBackend {
             None if held || due > now => Err(StoreError::TimedOut),
             None => self.carry_out(&mut request),
         };
-        Some(Completion { id: request.id, pages: request.pages, outcome })
+        Some(Completion { id: request.id, pages: request.pages, outcome, is_loose: false })
     }
 
     fn poll_deadline(&self) -> Option<Time> {

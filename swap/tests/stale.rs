@@ -29,7 +29,7 @@ impl SwapBackend for Twice {
         if self.again.len() > 3 {
             let (id, count) = self.again.pop_front()?;
             let pages = (0..count).map_while(|_| self.pool.alloc(Gfp::ATOMIC).ok()).collect();
-            return Some(Completion { id, pages, outcome: Ok(Stored::default()) });
+            return Some(Completion { id, pages, outcome: Ok(Stored::default()), is_loose: false });
         }
         let completion = self.inner.poll_completion(now)?;
         self.again.push_back((completion.id, completion.pages.len()));

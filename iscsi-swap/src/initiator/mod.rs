@@ -459,7 +459,7 @@ impl SwapBackend for IscsiBackend {
         task.state = TaskState::Free;
         self.free.push(index);
         let pages = std::mem::take(&mut task.pages);
-        Some(Completion { id: task.id, pages, outcome: task.outcome })
+        Some(Completion { id: task.id, pages, outcome: task.outcome, is_loose: false })
     }
 
     fn poll_deadline(&self) -> Option<Time> {

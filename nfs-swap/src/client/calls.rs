@@ -10,7 +10,7 @@ use netswap_swap::{BackendState, StoreError, Stored, backend::BATCH_PAGES_MAX};
 
 use super::{Call, CallState, GARBAGE_MAX, HEAD_BYTES, NfsBackend, Verb, total_bytes};
 use crate::link::Target;
-use crate::message::encode_message;
+use crate::message::{CONTROL_HEAD_BYTES, encode_message};
 use crate::proto::{self, Nfsstat3, ReadOk, StableHow, WriteOk, procs};
 use crate::rpc::{self, AcceptStat, ReplyStat};
 use crate::xdr::{Decoder, XdrBuf, XdrError, ZEROS, padding};
@@ -24,8 +24,11 @@ pub(super) fn garbage(error: XdrError) -> Garbage {
 
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn head_range(&self, i: usize) -> std::ops::Range<usize> {
-        let start = i * HEAD_BYTES;
-        if i == self.control() { start..self.heads.len() } else { start..start + HEAD_BYTES }
+        // The control call is the only one with a longer head; the COMMIT comes behind it.
+        let past = i > self.control();
+        let start = i * HEAD_BYTES + usize::from(past) * (CONTROL_HEAD_BYTES - HEAD_BYTES);
+        let len = if i == self.control() { CONTROL_HEAD_BYTES } else { HEAD_BYTES };
+        start..start + len
     }
 
     /// The bytes of the current call of `i`, its record mark included.
@@ -36,7 +39,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// Whether an older request that is not done touches a slot of this one, and one of them writes.
     pub(super) fn is_blocked(&self, i: usize) -> bool {
         let call = &self.calls[i];
-        self.calls[..self.control()]
+        self.calls[..self.requests()]
             .iter()
             .any(|other| other.is_active() && other.seq < call.seq && other.conflicts(call))
     }
@@ -51,6 +54,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         call.sends = 0;
         call.timeouts = 0;
         call.handle_generation = self.handle_generation;
+        let stable = self.config.write.stable_how(call.rewrites);
         let offset = call.first.offset() + call.done as u64;
         let procedure = if call.verb == Verb::Read { procs::READ } else { procs::WRITE };
         let (file, auth, want, verb) = (self.file, &self.auth, call.want as u32, call.verb);
@@ -61,7 +65,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             out.u64(offset)?;
             out.u32(want)?;
             if verb == Verb::Write {
-                out.u32(StableHow::FileSync as u32)?;
+                out.u32(stable as u32)?;
                 out.u32(want)?;
             }
             Ok(())
@@ -82,7 +86,25 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.arm(now + self.config.request_timeout);
         }
         self.calls[i].state = CallState::Queued;
-        self.sendq.push_back(i as u16);
+        let place =
+            if self.calls[i].verb == Verb::Read { self.overtake() } else { self.sendq.len() };
+        self.sendq.insert(place, i as u16);
+    }
+
+    /// Where in the send queue a READ goes: before the WRITEs at its end that may still be overtaken.
+    /// They never touch its slots: such a READ waits for them.
+    fn overtake(&mut self) -> usize {
+        let mut place = self.sendq.len();
+        let begun = usize::from(self.sent_front > 0);
+        while place > begun {
+            let before = &mut self.calls[usize::from(self.sendq[place - 1])];
+            if before.verb != Verb::Write || before.overtaken >= self.config.overtakes_max {
+                break;
+            }
+            before.overtaken += 1;
+            place -= 1;
+        }
+        place
     }
 
     /// Whether some bytes of the call, but not all, were given to the transport.
@@ -97,7 +119,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Ends request `i`. Its call must not be half sent.
     pub(super) fn finish(&mut self, now: Time, i: usize, outcome: Result<Stored, StoreError>) {
-        debug_assert!(self.calls[i].is_active() && i != self.control());
+        debug_assert!(self.calls[i].is_active() && self.is_request(i));
+        self.unsettled = true;
         match self.calls[i].state {
             CallState::Queued => self.unqueue(i),
             CallState::Blocked => self.blocked -= 1,
@@ -105,14 +128,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
         self.rx.forget(i);
         self.xids.release(i);
+        self.let_go(i);
         self.calls[i].state = CallState::Done;
         self.calls[i].outcome = outcome;
         self.done.push_back(i as u16);
         if self.blocked > 0 {
-            for other in 0..self.control() {
+            for other in 0..self.requests() {
                 if self.calls[other].state == CallState::Blocked && !self.is_blocked(other) {
                     self.blocked -= 1;
-                    self.issue(now, other);
+                    self.start(now, other);
                 }
             }
         }
@@ -123,21 +147,22 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.state = state;
         let half_sent = self.sent_front > 0;
         self.drop_connection(if half_sent { Action::Abort } else { Action::Close });
-        for i in 0..self.control() {
+        for i in 0..self.requests() {
             // Nothing is to be issued on the way.
             if self.calls[i].state == CallState::Blocked {
                 self.blocked -= 1;
                 self.calls[i].state = CallState::Pending;
             }
         }
-        for i in 0..self.control() {
+        for i in 0..self.requests() {
             if self.calls[i].is_active() {
                 self.finish(now, i, Err(error));
             }
         }
-        let control = self.control();
-        self.xids.release(control);
-        self.calls[control].state = CallState::Free;
+        for i in self.requests()..self.calls.len() {
+            self.xids.release(i);
+            self.calls[i].state = CallState::Free;
+        }
     }
 
     /// The reply to call `i` has come whole, or, for a READ with data, up to its data.
@@ -154,7 +179,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.good_reply(i);
             if stat == ReplyStat::Accepted(AcceptStat::SystemErr) {
                 // Nothing is said about execution: the call may have been carried out.
-                self.calls[i].replayed = true;
+                self.calls[i].loose = self.connection;
                 self.back_off(now, i);
             } else {
                 tracing::warn!(server = %self.config.label, ?stat, "call refused");
@@ -164,6 +189,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
         let outcome = match self.calls[i].verb {
             Verb::Control => return self.handle_control(now, dec),
+            Verb::Commit => return self.handle_commit(now, i, dec),
             Verb::Read => {
                 let max = self.calls[i].want as u32;
                 let read = ReadOk::decode(&mut dec, max).map_err(garbage)?;
@@ -212,35 +238,48 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         if write.count == 0 {
             return Err("a WRITE of nothing");
         }
-        if write.committed < StableHow::FileSync {
+        if write.committed < self.config.write.stable_how(self.calls[i].rewrites) {
             return Err("a WRITE less stable than was asked for");
         }
         self.good_reply(i);
-        self.see_verifier(write.verifier);
+        self.see_verifier(now, write.verifier);
+        if std::mem::take(&mut self.calls[i].from_start) {
+            self.write_once_more(now, i);
+            return Ok(());
+        }
+        if self.calls[i].unstable.is_some_and(|of| of != write.verifier) {
+            // What was written of it before may be lost.
+            self.write_again(now, i);
+            return Ok(());
+        }
+        if write.committed == StableHow::Unstable {
+            self.calls[i].unstable = Some(write.verifier);
+        }
         if (write.count as usize) < want {
             self.stats.short_writes += 1;
         }
         if self.calls[i].done + write.count as usize == total_bytes(&self.calls[i]) {
-            self.succeed(now, i);
+            self.written_whole(now, i);
         } else {
             self.go_on(now, i, write.count);
         }
         Ok(())
     }
 
-    /// Every WRITE is FILE_SYNC, so nothing has to be written again when the verifier changes; it
-    /// proves that the server restarted.
-    pub(super) fn see_verifier(&mut self, verifier: [u8; 8]) {
-        if self.verifier.is_some_and(|old| old != verifier) {
+    /// A change of the verifier says that the server may have lost what is uncommitted.
+    pub(super) fn see_verifier(&mut self, now: Time, verifier: [u8; 8]) {
+        let old = self.verifier.replace(verifier);
+        let old_over = std::mem::replace(&mut self.verifier_over, self.connection);
+        if old.is_some_and(|old| old != verifier) {
             self.stats.verifier_changes += 1;
-            tracing::info!(server = %self.config.label, "write verifier changed: server restarted");
+            tracing::info!(server = %self.config.label, "write verifier changed");
+            self.see_restart(old_over);
+            self.write_again_unless(now, verifier);
         }
-        self.verifier = Some(verifier);
     }
 
-    fn succeed(&mut self, now: Time, i: usize) {
-        let replayed = self.calls[i].replayed;
-        self.finish(now, i, Ok(Stored { replayed }));
+    pub(super) fn succeed(&mut self, now: Time, i: usize) {
+        self.finish(now, i, Ok(Stored { replayed: false }));
     }
 
     fn go_on(&mut self, now: Time, i: usize, count: u32) {
@@ -254,16 +293,16 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.stats.replies += 1;
         self.garbage_streak = 0;
         self.calls[i].garbage = 0;
+        self.calls[i].sends = 0;
         self.link.reset_backoff(self.config.reconnect_min);
     }
 
-    /// A READ or WRITE failed with a status.
-    fn failed(&mut self, now: Time, i: usize, status: Nfsstat3) {
+    /// A READ, WRITE or COMMIT failed with a status.
+    pub(super) fn failed(&mut self, now: Time, i: usize, status: Nfsstat3) {
         match status {
             Nfsstat3::Jukebox => self.back_off(now, i),
-            Nfsstat3::NoSpc | Nfsstat3::DQuot => self.finish(now, i, Err(StoreError::NoSpace)),
             Nfsstat3::Stale if self.calls[i].handle_generation != self.handle_generation => {
-                self.issue(now, i);
+                self.reissue(now, i);
             }
             Nfsstat3::Stale if !self.calls[i].renewed => {
                 self.calls[i].renewed = true;
@@ -271,7 +310,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.xids.release(i);
                 self.start_remount(now);
             }
-            status => self.refuse(now, i, StoreError::Refused { code: status as u32 }),
+            status => self.refuse(now, i, store_error(status)),
         }
     }
 
@@ -279,8 +318,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn refuse(&mut self, now: Time, i: usize, error: StoreError) {
         if i == self.control() {
             self.control_failed(now, error);
-        } else {
+        } else if self.is_request(i) {
             self.finish(now, i, Err(error));
+        } else {
+            self.commit_failed(now, i, error);
         }
     }
 
@@ -313,7 +354,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.garbage_streak += 1;
                 if self.garbage_streak >= GARBAGE_MAX {
                     self.garbage_streak = 0;
-                    for i in 0..self.control() {
+                    for i in 0..self.requests() {
                         if self.calls[i].is_active() {
                             self.finish(now, i, Err(StoreError::Garbage { what }));
                         }
@@ -342,6 +383,17 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.write_chunk = chunk(wtmax);
         self.batch_pages =
             (self.read_chunk.min(self.write_chunk) / PAGE_SIZE).clamp(1, BATCH_PAGES_MAX);
+    }
+}
+
+/// What a status says of the store. Those that are tried again are not among them.
+pub(super) fn store_error(status: Nfsstat3) -> StoreError {
+    let code = status as u32;
+    match status {
+        Nfsstat3::NoSpc | Nfsstat3::DQuot => StoreError::NoSpace,
+        Nfsstat3::Acces | Nfsstat3::Perm => StoreError::Denied { code },
+        Nfsstat3::RoFs => StoreError::ReadOnly,
+        _ => StoreError::Refused { code },
     }
 }
 

@@ -1,7 +1,7 @@
 //! The client: a swap backend over NFSv3, as a sans-IO state machine.
 //!
 //! ```text
-//!   connect -> [MOUNT: MNT] -> NULL -> [MNT] -> LOOKUP... -> [CREATE -> SETATTR] -> FSINFO
+//!   [portmap: GETPORT...] -> [MOUNT: MNT] -> NULL -> [MNT] -> LOOKUP... -> [CREATE -> SETATTR] -> FSINFO
 //!           -> GETATTR -> COMMIT -> Ready
 //!                                    |  ^
 //!              NFS3ERR_STALE: MNT -> LOOKUP... -> GETATTR
@@ -11,11 +11,14 @@
 //! - `startup`: the control calls that lead to the file's handle;
 //! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
 //!   `link`, beside this folder, keeps the connection, for the lister too;
-//! - `receive`: replies, taken in place.
+//! - `receive`: replies, taken in place;
+//! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last;
+//! - `fence`: copies of a call that may be carried out late, and when none can any more.
 //!
 //! # Invariants
 //! - Every table has its full size at construction. Nothing is allocated afterwards.
-//! - A request ends by exactly one completion, with its pages.
+//! - A request ends by exactly one completion, with its pages. A WRITE that was answered as UNSTABLE
+//!   ends only when a COMMIT after it was answered with its verifier.
 //! - Two outstanding requests that touch a common slot, one of them a WRITE, are never on the wire
 //!   together: the later one waits. So a retransmitted WRITE cannot overtake a newer one of ours.
 //! - No page is mapped between two events: a call that waits for its server holds pages, and no window.
@@ -24,6 +27,8 @@
 //!   nothing but garbage ends with [`StoreError::Garbage`].
 
 mod calls;
+mod commit;
+mod fence;
 mod receive;
 mod requests;
 mod startup;
@@ -41,11 +46,12 @@ use netswap_swap::{
     backend::BATCH_PAGES_MAX,
 };
 
-use crate::link::{Link, Target};
+use crate::link::Link;
 use crate::message::CONTROL_HEAD_BYTES;
 use crate::pages::STAGE_BYTES;
-use crate::proto::FileHandle;
+use crate::proto::{FileHandle, Nfsstat3};
 use crate::rpc::{AuthSys, XidTable};
+pub use commit::{UnknownPolicy, WritePolicy};
 use receive::Receiver;
 pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
@@ -60,12 +66,16 @@ const GARBAGE_MAX: u8 = 4;
 /// How an NFS backend is set up.
 #[derive(Clone, Debug)]
 pub struct NfsConfig {
-    /// The NFS server.
+    /// The NFS server. Port 0 is to be asked of the portmapper.
     pub server: SocketAddr,
-    /// Its MOUNT service, if it is not served on the same port.
+    /// Its MOUNT service, if it is not served on the same port. Port 0 as above.
     pub mount: Option<SocketAddr>,
+    /// Its portmapper, which is asked once, at start, for the ports that are 0.
+    pub portmap: Option<SocketAddr>,
     /// Path of the export.
     pub export: String,
+    /// If MOUNT refuses `export`, ever shorter beginnings of it are asked for, at most 16.
+    pub search_export: bool,
     /// Path of the swap file in the export.
     pub path: String,
     /// Create the file with this length in bytes if it is absent (or empty).
@@ -76,6 +86,16 @@ pub struct NfsConfig {
     pub gid: u32,
     /// Name of this machine for AUTH_SYS; the first 255 bytes are sent.
     pub machine: String,
+    /// How stable a WRITE is asked to be.
+    pub write: WritePolicy,
+    /// With [`WritePolicy::Unstable`]: the most pages that are being written or uncommitted; more wait.
+    /// At half of it a COMMIT is sent while writing goes on. One request is taken whatever its length.
+    pub uncommitted_max: usize,
+    /// The longest that a written page waits for its COMMIT to be sent.
+    pub commit_delay: Span,
+    /// READs that may overtake a WRITE that waits to be sent: a page-in is waited for, a page-out is not. 0 keeps
+    /// the order of submission.
+    pub overtakes_max: u32,
     /// Most requests outstanding.
     pub in_flight: usize,
     /// When an unanswered call is repeated; doubles with each repetition, up to 16 times this.
@@ -94,17 +114,24 @@ pub struct NfsConfig {
 }
 
 impl NfsConfig {
-    /// The defaults: MOUNT on the same port, root, 32 requests, 10 s to the first repetition.
+    /// The defaults: MOUNT on the same port, root, FILE_SYNC, 32 requests, 10 s to the first repetition.
     pub fn new(server: SocketAddr, export: &str, path: &str) -> NfsConfig {
         NfsConfig {
             server,
             mount: None,
+            portmap: None,
+            search_export: false,
             export: export.into(),
             path: path.into(),
             create_bytes: None,
             uid: 0,
             gid: 0,
             machine: "netswap".into(),
+            write: WritePolicy::FileSync,
+            uncommitted_max: 512,
+            // Picked by eye: a few times what a batch takes on a slow link.
+            commit_delay: Span::from_millis(10),
+            overtakes_max: 0,
             in_flight: 32,
             request_timeout: Span::from_secs(10),
             reconnect_min: Span::from_millis(10),
@@ -141,6 +168,11 @@ pub struct NfsStats {
     pub jukebox: u64,
     /// Changes of the write verifier: each proves a restart of the server.
     pub verifier_changes: u64,
+    /// COMMITs answered with a verifier, that of the start not counted.
+    pub commits: u64,
+    /// Requests that were written again since their verifier changed, or the connection went, before
+    /// they were committed.
+    pub rewritten: u64,
     /// Times the export was mounted again for a stale handle.
     pub remounts: u64,
     /// Copies to or from a high page that had to wait for a window.
@@ -152,7 +184,7 @@ pub struct NfsStats {
 /// ```text
 ///   Free -> [Blocked] -> Pending <-> Queued -> Sent -> Done -> Free
 ///                           ^                   |
-///                           +- Backoff, Stale <-+
+///                           +- Backoff, Stale <-+ <-> Uncommitted -> Done
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CallState {
@@ -173,6 +205,12 @@ enum CallState {
     },
     /// Waits for a new handle.
     Stale,
+    /// A WRITE that would be too much that is uncommitted: waits for a COMMIT.
+    Held,
+    /// Written, as UNSTABLE, at this time: waits for a COMMIT.
+    Uncommitted {
+        since: Time,
+    },
     /// Waits for `poll_completion`.
     Done,
 }
@@ -181,10 +219,11 @@ enum CallState {
 enum Verb {
     Read,
     Write,
+    Commit,
     Control,
 }
 
-/// A request with its current call. The last of the table is the control call, without pages.
+/// A request with its current call. The control call, and the COMMIT behind it, are without pages.
 #[derive(Debug)]
 struct Call<P> {
     state: CallState,
@@ -204,11 +243,24 @@ struct Call<P> {
     timeouts: u32,
     jukebox: u32,
     garbage: u8,
-    replayed: bool,
+    /// The connection that its current call was last wholly sent over.
+    sent_over: u32,
+    /// The last connection over which a copy was sent that has no answer and is not waited for; 0 is none.
+    loose: u32,
     /// A new handle was already fetched for this request.
     renewed: bool,
     /// The handle the current call carries.
     handle_generation: u32,
+    /// Part of it was answered as UNSTABLE, with this verifier.
+    unstable: Option<[u8; 8]>,
+    /// The COMMIT that is outstanding was sent after it was written.
+    covered: bool,
+    /// The connection was lost between its WRITEs: it is written from its start when this one is answered.
+    from_start: bool,
+    /// READs that went before it in the send queue.
+    overtaken: u32,
+    /// How often it was written again for a new verifier.
+    rewrites: u8,
     outcome: Result<Stored, StoreError>,
 }
 
@@ -229,9 +281,15 @@ impl<P> Call<P> {
             timeouts: 0,
             jukebox: 0,
             garbage: 0,
-            replayed: false,
+            sent_over: 0,
+            loose: 0,
             renewed: false,
             handle_generation: 0,
+            unstable: None,
+            covered: false,
+            from_start: false,
+            overtaken: 0,
+            rewrites: 0,
             outcome: Ok(Stored { replayed: false }),
         }
     }
@@ -256,6 +314,7 @@ impl<P> Call<P> {
         match self.verb {
             Verb::Read => "READ",
             Verb::Write => "WRITE",
+            Verb::Commit => "COMMIT",
             Verb::Control => "control",
         }
     }
@@ -288,7 +347,7 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     state: BackendState,
     stats: NfsStats,
 
-    /// `in_flight` requests, then the control call.
+    /// `in_flight` requests, then the control call, then the COMMIT if the policy has one.
     calls: Box<[Call<P>]>,
     heads: Box<[u8]>,
     xids: XidTable,
@@ -319,8 +378,15 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     step: Step,
     remount: bool,
     sized: bool,
+    /// Export and path as one, the ranges of their names, how many of these are mounted, and which is looked
+    /// up.
+    names: Box<str>,
     components: Box<[Range<usize>]>,
+    mounted: usize,
     component: usize,
+    /// Why the whole export was not mounted, and how often less of it was tried.
+    refused: Option<Nfsstat3>,
+    searches: u32,
     root: FileHandle,
     dir: FileHandle,
     file: FileHandle,
@@ -330,6 +396,18 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     read_chunk: usize,
     write_chunk: usize,
     verifier: Option<[u8; 8]>,
+    /// Connections opened so far, and which of them a verifier was last seen on.
+    connection: u32,
+    verifier_over: u32,
+    /// No copy that was sent over this connection, or one before it, can be carried out any more.
+    dead_through: u32,
+    /// The last connection with a loose copy of a request that was given back; 0 is none.
+    loose_given: u32,
+    fences: u64,
+    /// What is uncommitted has changed: whether a COMMIT is due is to be found out.
+    unsettled: bool,
+    /// The connection went: what is uncommitted is written again on the next.
+    rewrite_all: bool,
 }
 
 impl NfsBackend {
@@ -372,17 +450,20 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             config.in_flight
         );
         let n = config.in_flight;
-        let components: Box<[Range<usize>]> = startup::components(&config.path);
-        let bad_path = components.is_empty()
+        let commits = usize::from(config.write == WritePolicy::Unstable);
+        let names = format!("{}/{}", config.export, config.path);
+        let components: Box<[Range<usize>]> = startup::components(&names);
+        let mounted = startup::components(&config.export).len();
+        let bad_path = components.len() == mounted
             || components.iter().any(|c| c.len() > crate::proto::NAME_BYTES_MAX)
             || config.export.len() > crate::mount::PATH_BYTES_MAX;
         let state = if bad_path {
-            let code = crate::proto::Nfsstat3::NameTooLong as u32;
+            let code = Nfsstat3::NameTooLong as u32;
             BackendState::Failed(StoreError::Refused { code })
         } else {
             BackendState::Starting
         };
-        let target = if config.mount.is_some() { Target::Mount } else { Target::Nfs };
+        let (target, step) = startup::first(&config);
         NfsBackend {
             auth: AuthSys {
                 stamp: config.first_xid,
@@ -395,11 +476,12 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             calls: (0..n)
                 .map(|_| Call::new(Verb::Read))
                 .chain([Call::new(Verb::Control)])
+                .chain((0..commits).map(|_| Call::new(Verb::Commit)))
                 .collect(),
-            heads: vec![0; n * HEAD_BYTES + CONTROL_HEAD_BYTES].into(),
-            xids: XidTable::new(n + 1, config.first_xid),
+            heads: vec![0; (n + commits) * HEAD_BYTES + CONTROL_HEAD_BYTES].into(),
+            xids: XidTable::new(n + 1 + commits, config.first_xid),
             free: (0..n as u16).rev().collect(),
-            sendq: VecDeque::with_capacity(n + 1),
+            sendq: VecDeque::with_capacity(n + 1 + commits),
             sent_front: 0,
             done: VecDeque::with_capacity(n),
             blocked: 0,
@@ -413,11 +495,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             mapper,
             stage: vec![0; stage_bytes].into(),
             map_retry_at: Time::MAX,
-            step: if target == Target::Mount { Step::Mnt } else { Step::Null },
+            step,
             remount: false,
             sized: false,
+            names: names.into(),
             components,
+            mounted,
             component: 0,
+            refused: None,
+            searches: 0,
             root: FileHandle::EMPTY,
             dir: FileHandle::EMPTY,
             file: FileHandle::EMPTY,
@@ -427,6 +513,13 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             read_chunk: 0,
             write_chunk: 0,
             verifier: None,
+            connection: 0,
+            verifier_over: 0,
+            dead_through: 0,
+            loose_given: 0,
+            fences: 0,
+            unsettled: false,
+            rewrite_all: false,
             config,
         }
     }
@@ -458,11 +551,16 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Shows what is outstanding.
     pub fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
-        for (i, call) in self.calls[..self.control()].iter().enumerate() {
+        for (i, call) in self.calls[..self.requests()].iter().enumerate() {
             if !call.is_active() {
                 continue;
             }
-            let phase = match (self.link.is_open(), call.state) {
+            // A written page waits for what will commit it.
+            let of = match call.state {
+                CallState::Uncommitted { .. } => self.commit_row().unwrap_or(i),
+                _ => i,
+            };
+            let phase = match (self.link.is_open(), self.calls[of].state) {
                 (true, CallState::Sent { .. }) => Phase::Sent,
                 (true, _) => Phase::Queued,
                 (false, _) => Phase::Disconnected,
@@ -471,16 +569,32 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 id: call.id,
                 first: call.first,
                 pages: call.pages.len() as u32,
-                verb: call.verb_name(),
+                verb: self.calls[of].verb_name(),
                 tag_name: "xid",
-                tag: self.xids.xid(i),
+                tag: self.xids.xid(of),
                 phase,
             });
         }
     }
 
+    /// How many of the calls are requests; they come first.
+    fn requests(&self) -> usize {
+        self.config.in_flight
+    }
+
     fn control(&self) -> usize {
-        self.calls.len() - 1
+        self.config.in_flight
+    }
+
+    /// Whether `i` is a request, and neither the control call nor the COMMIT.
+    fn is_request(&self, i: usize) -> bool {
+        i < self.config.in_flight
+    }
+
+    /// The COMMIT, if the policy has one.
+    fn commit_row(&self) -> Option<usize> {
+        let row = self.control() + 1;
+        (row < self.calls.len()).then_some(row)
     }
 }
 

@@ -34,6 +34,8 @@ pub struct PageCompletion<P> {
     pub pages: ArrayVec<P, BATCH_PAGES_MAX>,
     /// What became of it.
     pub outcome: Result<Stored, StoreError>,
+    /// As [`Completion::is_loose`].
+    pub is_loose: bool,
 }
 
 /// Why a [`PageRequest`] was not taken. It is handed back whole.
@@ -101,8 +103,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         if self.is_blocked(i) {
             self.calls[i].state = CallState::Blocked;
             self.blocked += 1;
+            self.unsettled = true;
+            self.settle(now);
         } else {
-            self.issue(now, i);
+            self.start(now, i);
         }
     }
 
@@ -114,11 +118,14 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.free.push(place);
         let call = &mut self.calls[usize::from(place)];
         call.state = CallState::Free;
-        Some(PageCompletion {
-            id: call.id,
-            pages: std::mem::take(&mut call.pages),
-            outcome: call.outcome,
-        })
+        // Found out here: a restart that was proven since it ended has made its copies harmless.
+        let is_loose = call.loose > self.dead_through;
+        if is_loose && call.verb == Verb::Write {
+            self.loose_given = self.loose_given.max(call.loose);
+        }
+        let pages = std::mem::take(&mut call.pages);
+        let outcome = call.outcome.map(|_| Stored { replayed: is_loose });
+        Some(PageCompletion { id: call.id, pages, outcome, is_loose })
     }
 }
 
@@ -147,12 +154,16 @@ impl SwapBackend for NfsBackend {
     }
 
     fn poll_completion(&mut self, now: Time) -> Option<Completion> {
-        let PageCompletion { id, pages, outcome } = self.poll_pages(now)?;
-        Some(Completion { id, pages, outcome })
+        let PageCompletion { id, pages, outcome, is_loose } = self.poll_pages(now)?;
+        Some(Completion { id, pages, outcome, is_loose })
     }
 
     fn poll_deadline(&self) -> Option<Time> {
         (self.next_deadline < Time::MAX).then_some(self.next_deadline)
+    }
+
+    fn fences(&self) -> u64 {
+        self.fences
     }
 
     fn shutdown(&mut self, now: Time) {

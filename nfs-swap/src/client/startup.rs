@@ -11,20 +11,24 @@ use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::{BackendState, StoreError};
 
-use super::calls::{Garbage, garbage};
-use super::{CallState, NfsBackend};
+use super::calls::{Garbage, garbage, store_error};
+use super::{CallState, NfsBackend, NfsConfig};
 use crate::link::Target;
 use crate::message::encode_message;
 use crate::mount;
 use crate::proto::{
     self, CreateOk, FileHandle, FsInfoOk, LookupOk, NF3REG, Nfsstat3, Sattr3, procs,
 };
-use crate::rpc;
-use crate::xdr::Decoder;
+use crate::rpc::{self, AcceptStat, ReplyStat};
+use crate::xdr::{Decoder, Encoder, Full};
 
 /// What the control call does, or does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
+    /// GETPORT of NFS.
+    NfsPort,
+    /// GETPORT of MOUNT.
+    MountPort,
     Null,
     Mnt,
     Lookup,
@@ -33,12 +37,27 @@ pub(super) enum Step {
     FsInfo,
     GetAttr,
     Commit,
+    /// A COMMIT for its verifier alone: whether the server restarted.
+    Verify,
     /// Nothing to do.
     Idle,
 }
 
 /// Permission bits of a file that is created: pages of memory are nobody else's business.
 const MODE: u32 = 0o600;
+
+/// Beginnings of the export that MOUNT is asked for beside the whole, at most.
+const SEARCHES_MAX: u32 = 16;
+
+/// Where a client connects first, and what it does there.
+pub(super) fn first(config: &NfsConfig) -> (Target, Step) {
+    match (config.portmap, config.mount) {
+        (Some(_), _) if config.server.port() == 0 => (Target::Portmap, Step::NfsPort),
+        (Some(_), Some(mount)) if mount.port() == 0 => (Target::Portmap, Step::MountPort),
+        (_, Some(_)) => (Target::Mount, Step::Mnt),
+        (_, None) => (Target::Nfs, Step::Null),
+    }
+}
 
 /// The names of a path, as ranges of it.
 pub(super) fn components(path: &str) -> Box<[Range<usize>]> {
@@ -53,12 +72,21 @@ pub(super) fn components(path: &str) -> Box<[Range<usize>]> {
     names.into()
 }
 
+fn encode_get_port(out: &mut Encoder<'_>, program: u32, version: u32) -> Result<(), Full> {
+    for word in [program, version, rpc::PORTMAP_TCP, 0] {
+        out.u32(word)?;
+    }
+    Ok(())
+}
+
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// Encodes and queues the call of the current step.
     pub(super) fn begin_step(&mut self, now: Time) {
         let i = self.control();
         let xid = self.xids.assign(i);
+        let get_port = (rpc::PORTMAP, rpc::PORTMAP_VERSION, rpc::PORTMAP_GETPORT);
         let procedure = match self.step {
+            Step::NfsPort | Step::MountPort => get_port,
             Step::Null => (proto::PROGRAM, proto::VERSION, procs::NULL),
             Step::Mnt => (mount::PROGRAM, mount::VERSION, mount::procs::MNT),
             Step::Lookup => (proto::PROGRAM, proto::VERSION, procs::LOOKUP),
@@ -66,19 +94,26 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             Step::SetSize => (proto::PROGRAM, proto::VERSION, procs::SETATTR),
             Step::FsInfo => (proto::PROGRAM, proto::VERSION, procs::FSINFO),
             Step::GetAttr => (proto::PROGRAM, proto::VERSION, procs::GETATTR),
-            Step::Commit => (proto::PROGRAM, proto::VERSION, procs::COMMIT),
+            Step::Commit | Step::Verify => (proto::PROGRAM, proto::VERSION, procs::COMMIT),
             Step::Idle => return,
         };
         let head = self.head_range(i);
         let (step, auth, config) = (self.step, &self.auth, &self.config);
         let (root, dir, file) = (self.root, self.dir, self.file);
-        let name = config.path[self.components[self.component].clone()].as_bytes();
+        let name = self.names[self.components[self.component].clone()].as_bytes();
+        let export = match (self.refused, self.mounted) {
+            (None, _) => config.export.as_bytes(),
+            (_, 0) => b"/",
+            (_, n) => self.names[..self.components[n - 1].end].as_bytes(),
+        };
         let size = config.create_bytes;
         let head_len = encode_message(&mut self.heads[head], 0, |out| {
             rpc::encode_call(out, xid, procedure, auth)?;
             match step {
                 Step::Null | Step::Idle => Ok(()),
-                Step::Mnt => out.opaque(config.export.as_bytes()),
+                Step::NfsPort => encode_get_port(out, proto::PROGRAM, proto::VERSION),
+                Step::MountPort => encode_get_port(out, mount::PROGRAM, mount::VERSION),
+                Step::Mnt => out.opaque(export),
                 Step::Lookup => {
                     dir.encode(out)?;
                     out.opaque(name)
@@ -97,7 +132,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 }
                 Step::FsInfo => root.encode(out),
                 Step::GetAttr => file.encode(out),
-                Step::Commit => {
+                Step::Commit | Step::Verify => {
                     file.encode(out)?;
                     // Offset and count 0: the whole file.
                     out.u64(0)?;
@@ -136,6 +171,14 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         // Everything is decoded to its end before anything changes.
         let status = match self.step {
             Step::Idle => return Err("a reply to no call"),
+            Step::NfsPort | Step::MountPort => {
+                let port = dec.u32().map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                let Ok(port) = u16::try_from(port) else { return Err("a port above 65535") };
+                self.control_done();
+                self.found_port(now, port);
+                return Ok(());
+            }
             Step::Null => {
                 dec.end().map_err(garbage)?;
                 self.control_done();
@@ -151,6 +194,14 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 let mounted = mount::decode_mnt(dec).map_err(garbage)?;
                 dec.end().map_err(garbage)?;
                 self.control_done();
+                if let Err(status) = mounted
+                    && self.search_export(status)
+                {
+                    self.go_to(now, Step::Mnt);
+                    return Ok(());
+                }
+                // If nothing of it is an export, it is the whole that is reported.
+                let mounted = mounted.map_err(|status| self.refused.unwrap_or(status));
                 mounted.map(|root| {
                     self.root = root;
                     if self.link.target() == Target::Mount {
@@ -235,12 +286,21 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     Err(status) => Err(status),
                 }
             }
+            Step::Verify => {
+                let commit = proto::decode_commit(dec).map_err(garbage)?;
+                dec.end().map_err(garbage)?;
+                self.control_done();
+                commit.map(|verifier| {
+                    self.see_verifier(now, verifier);
+                    self.end_verify(now);
+                })
+            }
             Step::Commit => {
                 let commit = proto::decode_commit(dec).map_err(garbage)?;
                 dec.end().map_err(garbage)?;
                 self.control_done();
                 commit.map(|verifier| {
-                    self.see_verifier(verifier);
+                    self.see_verifier(now, verifier);
                     self.step = Step::Idle;
                     self.state = BackendState::Ready { slots: self.slots };
                 })
@@ -248,18 +308,66 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         };
         match status {
             Ok(()) => {}
+            // Who needs the file will learn the same.
+            Err(_) if self.step == Step::Verify => self.end_verify(now),
             Err(Nfsstat3::Jukebox) => {
                 let i = self.control();
                 self.back_off(now, i);
             }
-            Err(Nfsstat3::NoSpc | Nfsstat3::DQuot) => self.control_failed(now, StoreError::NoSpace),
-            Err(status) => self.control_failed(now, StoreError::Refused { code: status as u32 }),
+            Err(status) => self.control_failed(now, store_error(status)),
         }
         Ok(())
     }
 
+    /// The verifier was looked at, or cannot be had. Whoever met a stale handle meanwhile has waited.
+    fn end_verify(&mut self, now: Time) {
+        self.step = Step::Idle;
+        if std::mem::take(&mut self.remount) {
+            self.begin_remount(now);
+        }
+    }
+
+    /// The portmapper has answered: 0 is a program that it does not know.
+    fn found_port(&mut self, now: Time, port: u16) {
+        if port == 0 {
+            let code = ReplyStat::Accepted(AcceptStat::ProgUnavail).refused_code();
+            self.control_failed(now, StoreError::Refused { code });
+            return;
+        }
+        match (self.step, &mut self.config.mount) {
+            (Step::MountPort, Some(mount)) => mount.set_port(port),
+            _ => self.config.server.set_port(port),
+        }
+        let (target, step) = first(&self.config);
+        if target == Target::Portmap {
+            self.go_to(now, step);
+        } else {
+            self.step = step;
+            self.switch_to(target);
+        }
+    }
+
+    /// MOUNT refused the export: whether less of it is to be tried, which is prepared then.
+    fn search_export(&mut self, status: Nfsstat3) -> bool {
+        let is_no_export = matches!(
+            status,
+            Nfsstat3::NoEnt | Nfsstat3::Acces | Nfsstat3::Perm | Nfsstat3::NotDir | Nfsstat3::Inval
+        );
+        let goes_on = self.config.search_export
+            && !self.remount
+            && is_no_export
+            && self.mounted > 0
+            && self.searches < SEARCHES_MAX;
+        if goes_on {
+            self.refused.get_or_insert(status);
+            self.searches += 1;
+            self.mounted -= 1;
+        }
+        goes_on
+    }
+
     fn start_lookup(&mut self, now: Time) {
-        self.component = 0;
+        self.component = self.mounted;
         self.dir = self.root;
         self.go_to(now, Step::Lookup);
     }
@@ -274,9 +382,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.remount = false;
             self.step = Step::Idle;
             self.handle_generation = self.handle_generation.wrapping_add(1);
-            for i in 0..self.control() {
+            for i in 0..self.calls.len() {
                 if self.calls[i].state == CallState::Stale {
-                    self.issue(now, i);
+                    self.reissue(now, i);
                 }
             }
             return;
@@ -294,6 +402,14 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         if self.remount {
             return;
         }
+        if self.step == Step::Verify {
+            self.remount = true;
+        } else {
+            self.begin_remount(now);
+        }
+    }
+
+    fn begin_remount(&mut self, now: Time) {
         self.remount = true;
         self.stats.remounts += 1;
         self.root = FileHandle::EMPTY;
@@ -308,7 +424,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// What the control call was for cannot be done.
     pub(super) fn control_failed(&mut self, now: Time, error: StoreError) {
         let i = self.control();
-        if self.remount {
+        if self.step == Step::Verify {
+            if self.calls[i].state == CallState::Queued {
+                self.unqueue(i);
+            }
+            self.rx.forget(i);
+            self.xids.release(i);
+            self.calls[i].state = CallState::Free;
+            self.end_verify(now);
+        } else if self.remount {
             // The file is not to be had any more; those who waited for it learn that it is stale.
             if self.calls[i].state == CallState::Queued {
                 self.unqueue(i);
@@ -318,10 +442,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.calls[i].state = CallState::Free;
             self.remount = false;
             self.step = Step::Idle;
-            for i in 0..self.control() {
+            for i in 0..self.calls.len() {
                 if self.calls[i].state == CallState::Stale {
                     let code = Nfsstat3::Stale as u32;
-                    self.finish(now, i, Err(StoreError::Refused { code }));
+                    self.refuse(now, i, StoreError::Refused { code });
                 }
             }
             if self.link.target() == Target::Mount {

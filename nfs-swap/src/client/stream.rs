@@ -9,6 +9,8 @@
 //! the connection is given up: all calls are repeated on a new one from the same source port, which is
 //! what a server's duplicate request cache knows us by.
 
+use std::net::SocketAddr;
+
 use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::Time;
 use netswap_reserve::windows::{MapPageMut, Mapper};
@@ -16,7 +18,7 @@ use netswap_swap::{BackendState, StoreError};
 
 use super::calls::message;
 use super::startup::Step;
-use super::{CallState, NfsBackend, Verb};
+use super::{CallState, NfsBackend, NfsConfig, Verb};
 use crate::link::Target;
 use crate::pages::{MAP_RETRY, is_high};
 
@@ -41,6 +43,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.sendq.clear();
         self.sent_front = 0;
         self.rx.reset();
+        self.distrust_uncommitted();
     }
 
     /// Does what is due. Cheap if nothing is.
@@ -53,7 +56,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.map_retry_at = Time::MAX;
             self.receive_bounced(now);
         }
-        for i in 0..self.control() {
+        for i in 0..self.requests() {
             if self.calls[i].is_active() && self.calls[i].deadline <= now {
                 if self.is_half_sent(i) {
                     self.drop_connection(Action::Abort);
@@ -70,7 +73,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     if i == self.control() {
                         self.begin_step(now);
                     } else {
-                        self.issue(now, i);
+                        self.reissue(now, i);
                     }
                 }
                 CallState::Sent { at } if at + self.patience(&self.calls[i]) <= now => {
@@ -79,6 +82,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 _ => {}
             }
         }
+        self.unsettled = true;
+        self.settle(now);
         self.rearm();
     }
 
@@ -144,10 +149,23 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             match call.state {
                 CallState::Backoff { until } => next = next.min(until),
                 CallState::Sent { at } => next = next.min(at + self.patience(call)),
+                CallState::Uncommitted { since } if !self.is_committing() => {
+                    next = next.min(since + self.config.commit_delay);
+                }
                 _ => {}
             }
         }
         self.next_deadline = next;
+    }
+
+    /// Where the service is that the connection goes to.
+    fn remote(&self) -> SocketAddr {
+        let NfsConfig { server, mount, portmap, .. } = self.config;
+        match self.link.target() {
+            Target::Portmap => portmap.unwrap_or(server),
+            Target::Mount => mount.unwrap_or(server),
+            Target::Nfs => server,
+        }
     }
 
     fn wants_connection(&self) -> bool {
@@ -161,6 +179,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             return;
         }
         self.stats.connections += 1;
+        self.connection += 1;
         self.progress_at = now;
         self.received_at = now;
         let control = self.control();
@@ -170,11 +189,14 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             self.begin_step(now);
         }
         if self.link.target() == Target::Nfs {
-            for i in 0..control {
+            for i in (0..self.calls.len()).filter(|i| *i != control) {
                 if self.calls[i].state == CallState::Pending {
                     self.enqueue(now, i);
                 }
             }
+            self.write_again_after_loss(now);
+            self.look_for_restart(now);
+            self.settle(now);
         }
     }
 
@@ -210,6 +232,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         self.progress_at = now;
         self.received_at = now;
         self.receive(now, n);
+        self.settle(now);
     }
 
     fn poll_send<'a>(&'a mut self, now: Time, out: &mut SendVec<'a>) {
@@ -255,15 +278,16 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             self.sent_front = 0;
             self.sendq.pop_front();
             self.stats.calls += 1;
+            // Only a whole record can be executed, so a call that was cut off while it was being
+            // sent for the first time does not count.
+            if self.calls[i].sends > 0 {
+                self.let_go(i);
+                self.stats.retransmissions += 1;
+            }
             let call = &mut self.calls[i];
             call.state = CallState::Sent { at: now };
             call.sends += 1;
-            if call.sends > 1 {
-                // Only a whole record can be executed, so a call that was cut off while it was
-                // being sent for the first time does not count.
-                call.replayed = true;
-                self.stats.retransmissions += 1;
-            }
+            call.sent_over = self.connection;
             let due = now + self.patience(&self.calls[i]);
             self.arm(due);
         }
@@ -271,7 +295,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
 
     fn poll_action(&mut self, now: Time) -> Option<Action> {
         let wanted = self.wants_connection();
-        let action = self.link.poll_action(now, wanted, self.config.server, self.config.mount);
+        let action = self.link.poll_action(now, wanted, self.remote());
         if matches!(action, Some(Action::Connect { .. })) {
             self.arm(now + self.config.request_timeout);
         }

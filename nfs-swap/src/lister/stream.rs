@@ -392,7 +392,11 @@ impl<P: MapPageMut, M: Mapper> Session for NfsLister<P, M> {
 
     fn poll_action(&mut self, now: Time) -> Option<Action> {
         let wanted = self.wants_connection();
-        self.link.poll_action(now, wanted, self.config.server, self.config.mount)
+        let remote = match (self.link.target(), self.config.mount) {
+            (Target::Mount, Some(mount)) => mount,
+            _ => self.config.server,
+        };
+        self.link.poll_action(now, wanted, remote)
     }
 
     fn poll_deadline(&self) -> Option<Time> {

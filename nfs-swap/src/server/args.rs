@@ -12,6 +12,8 @@ const AUTH_REJECTED_CRED: u32 = 2;
 /// A call with its arguments, independent of the buffer it came in.
 pub(super) enum Op {
     Null,
+    /// Of this program.
+    GetPort(u32),
     Mnt {
         known: bool,
     },
@@ -63,6 +65,7 @@ pub(super) fn decode_op(
     let version = match header.program {
         proto::PROGRAM => proto::VERSION,
         mount::PROGRAM => mount::VERSION,
+        rpc::PORTMAP => rpc::PORTMAP_VERSION,
         _ => return accepted(AcceptStat::ProgUnavail),
     };
     if header.version != version {
@@ -71,7 +74,17 @@ pub(super) fn decode_op(
     if header.flavor != AUTH_SYS && header.flavor != AUTH_NONE {
         return Err(Refusal::Stat(ReplyStat::AuthError(AUTH_REJECTED_CRED)));
     }
-    let op = if header.program == mount::PROGRAM {
+    let op = if header.program == rpc::PORTMAP {
+        match header.procedure {
+            0 => Op::Null,
+            rpc::PORTMAP_GETPORT => {
+                let program = dec.u32()?;
+                dec.raw(12)?;
+                Op::GetPort(program)
+            }
+            _ => return accepted(AcceptStat::ProcUnavail),
+        }
+    } else if header.program == mount::PROGRAM {
         match header.procedure {
             mount::procs::NULL => Op::Null,
             mount::procs::MNT => {

@@ -28,7 +28,7 @@ pub(super) enum Object {
 
 impl<D: Disk> NfsServer<D> {
     /// Executes the call of `len` bytes in a record buffer; gives the length of the reply that is
-    /// there then, its mark included. `None` if it is no call at all.
+    /// there then, its mark included: 0 if there is no reply. `None` if it is no call at all.
     pub(super) fn execute(
         &mut self,
         connection: usize,
@@ -64,6 +64,12 @@ impl<D: Disk> NfsServer<D> {
             let reply_len = reply.len();
             self.records.bytes_mut()[start..start + reply_len].copy_from_slice(reply);
             return Some(reply_len);
+        }
+        if let Op::Write(file, offset, _, data) = &op {
+            let data = start + MARK_BYTES + data.start..start + MARK_BYTES + data.end;
+            if self.hold(*file, *offset, data) {
+                return Some(0);
+            }
         }
         let is_nfs = header.program == proto::PROGRAM && header.procedure != procs::NULL;
         let jukebox = is_nfs && faults::happens(&mut self.rng, self.config.faults.jukebox_ppm);
@@ -114,7 +120,7 @@ impl<D: Disk> NfsServer<D> {
         status: Nfsstat3,
     ) -> Option<usize> {
         let absent = match op {
-            Op::Null | Op::Mnt { .. } | Op::Export | Op::GetAttr(_) => 0,
+            Op::Null | Op::GetPort(_) | Op::Mnt { .. } | Op::Export | Op::GetAttr(_) => 0,
             Op::Lookup(..) | Op::Access(..) | Op::Read(..) => 1,
             Op::FsStat(_) | Op::FsInfo(_) | Op::PathConf(_) | Op::ReadDir(..) => 1,
             Op::SetAttr(..) | Op::Write(..) | Op::Create(..) | Op::Commit(_) => 2,
@@ -129,6 +135,14 @@ impl<D: Disk> NfsServer<D> {
     fn carry_out(&mut self, buffer: std::ops::Range<usize>, xid: u32, op: Op) -> Option<usize> {
         let result = match &op {
             Op::Null => return self.succeed(buffer, xid, |_| Ok(())),
+            Op::GetPort(program) => {
+                let port = match (*program, self.config.ports) {
+                    (proto::PROGRAM, Some((nfs, _))) => nfs,
+                    (crate::mount::PROGRAM, Some((_, mount))) => mount,
+                    _ => 0,
+                };
+                return self.succeed(buffer, xid, |out| out.u32(port.into()));
+            }
             Op::Export => return self.export(buffer, xid),
             Op::Mnt { known: true } => {
                 let root = self.handle_of(ROOT);
@@ -409,13 +423,22 @@ impl<D: Disk> NfsServer<D> {
     ) -> Result<WriteOk, Nfsstat3> {
         let i = self.file(handle)?;
         self.stats.writes += 1;
+        self.forget_by_chance();
         let mut count = data.len().min(self.config.wtmax as usize);
         if count > 1 && faults::happens(&mut self.rng, self.config.faults.short_write_ppm) {
             self.counts.short_writes += 1;
             count = faults::fewer(&mut self.rng, count as u32) as usize;
         }
         let end = offset.checked_add(count as u64).ok_or(Nfsstat3::FBig)?;
-        let stable = if self.config.unstable == 0 { StableHow::FileSync } else { stable };
+        let weak = stable > StableHow::Unstable
+            && self.config.unstable > 0
+            && faults::happens(&mut self.rng, self.config.faults.weak_ppm);
+        self.counts.weak += u64::from(weak);
+        let stable = match stable {
+            _ if weak => StableHow::Unstable,
+            _ if self.config.unstable == 0 => StableHow::FileSync,
+            stable => stable,
+        };
         let len = self.files[i].disk.len();
         if count > 0 && end > len && end > self.config.file_bytes_max {
             return Err(Nfsstat3::FBig);
@@ -466,6 +489,13 @@ impl<D: Disk> NfsServer<D> {
         Ok(())
     }
 
+    fn forget_by_chance(&mut self) {
+        if faults::happens(&mut self.rng, self.config.faults.forget_ppm) {
+            self.counts.forgotten += 1;
+            self.forget_uncommitted();
+        }
+    }
+
     /// Makes everything stable that is not.
     fn commit_all(&mut self) -> Result<(), Nfsstat3> {
         for file in &mut self.files {
@@ -477,6 +507,7 @@ impl<D: Disk> NfsServer<D> {
 
     fn commit(&mut self, handle: &FileHandle) -> Result<Fattr3, Nfsstat3> {
         let i = self.file(handle)?;
+        self.forget_by_chance();
         self.commit_all()?;
         Ok(self.attrs(Object::File(i)))
     }

@@ -1,7 +1,7 @@
 //! What a server does wrong on purpose, and how often it did.
 //!
 //! Late and double replies, JUKEBOX, and short READs and WRITEs are within the protocol: a client must
-//! come through them unharmed. Garbage is not: a client must survive it with a typed error at worst.
+//! come through them unharmed, as is a new verifier. Garbage, and a WRITE less stable than asked, are not: a client must survive it with a typed error at worst.
 //! No fault here damages data in a reply that is otherwise valid, or loses what was promised.
 
 use netswap_reserve::Span;
@@ -27,6 +27,16 @@ pub struct ServerFaults {
     pub short_write_ppm: u32,
     /// A READ gives only some of the bytes.
     pub short_read_ppm: u32,
+    /// Before a WRITE or COMMIT is executed, all that is uncommitted is lost and the verifier is another
+    /// one; connections stay. So does a server that resets its verifier after an I/O error of its disk.
+    pub forget_ppm: u32,
+    /// A WRITE is answered as less stable than it was asked to be, and is so. A breach of the protocol.
+    pub weak_ppm: u32,
+    /// A WRITE is put aside without an answer, and carried out `held_for` later, whatever was written
+    /// meanwhile; if there is room ([`NfsServerConfig::held`](super::NfsServerConfig)).
+    pub held_ppm: u32,
+    /// For how long.
+    pub held_for: Span,
 }
 
 /// The faults made so far.
@@ -52,6 +62,14 @@ pub struct FaultCounts {
     pub short_writes: u64,
     /// READs of fewer bytes.
     pub short_reads: u64,
+    /// Times that what was uncommitted was lost, and the verifier changed.
+    pub forgotten: u64,
+    /// WRITEs less stable than asked.
+    pub weak: u64,
+    /// WRITEs put aside.
+    pub held: u64,
+    /// Those of them that were carried out.
+    pub held_done: u64,
 }
 
 impl FaultCounts {

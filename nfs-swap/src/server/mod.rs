@@ -1,4 +1,4 @@
-//! An embedded NFSv3 server: MOUNT and NFS on one port, files on [`Disk`]s, faults on demand.
+//! An embedded NFSv3 server: MOUNT, NFS and a portmapper on one port, files on [`Disk`]s, faults on demand.
 //!
 //! It is what the client is tested against, and the far side of a simulation. One directory, the
 //! export, holds the files; there are no permissions, and any credential of AUTH_NONE or AUTH_SYS
@@ -6,7 +6,7 @@
 //!
 //! - `args`: calls and their arguments; `exec`: the procedures; `readdir`: those that list;
 //! - `session`: records in, replies out;
-//! - `faults`: what goes wrong on purpose;
+//! - `faults`: what goes wrong on purpose; `held`: WRITEs that are carried out late;
 //! - `cache`: the duplicate request cache.
 //!
 //! # What survives a restart
@@ -24,6 +24,7 @@ mod args;
 mod cache;
 mod exec;
 mod faults;
+mod held;
 mod readdir;
 mod session;
 
@@ -55,8 +56,12 @@ type Name = ArrayVec<u8, NAME_BYTES_MAX>;
 pub struct NfsServerConfig {
     /// Path of the export.
     pub export: String,
+    /// What its portmapper says of NFS and MOUNT; without, that they are not registered.
+    pub ports: Option<(u16, u16)>,
     /// Names this boot in the write verifier; a restart counts it up.
     pub boot: u64,
+    /// A restart does not change the verifier: a server that lies.
+    pub pinned_verifier: bool,
     /// Most bytes of one READ.
     pub rtmax: u32,
     /// Most bytes of one WRITE.
@@ -73,6 +78,8 @@ pub struct NfsServerConfig {
     pub records: usize,
     /// UNSTABLE writes that may be uncommitted; one more commits them all.
     pub unstable: usize,
+    /// WRITEs that can be put aside to be carried out late. Each takes a buffer of one batch.
+    pub held: usize,
     /// Replies of changes that are remembered for each connection.
     pub remembered: usize,
     /// Most files; CREATE beyond them is refused with NFS3ERR_NOSPC.
@@ -84,7 +91,9 @@ impl Default for NfsServerConfig {
     fn default() -> NfsServerConfig {
         NfsServerConfig {
             export: "/swap".into(),
+            ports: None,
             boot: 1,
+            pinned_verifier: false,
             rtmax: 65_536,
             wtmax: 65_536,
             file_bytes_max: 1 << 36,
@@ -93,6 +102,7 @@ impl Default for NfsServerConfig {
             max_connections: 4,
             records: 8,
             unstable: 16,
+            held: 0,
             remembered: 64,
             files: 16,
         }
@@ -104,11 +114,11 @@ impl NfsServerConfig {
         (RECORD_OVERHEAD + self.rtmax.max(self.wtmax) as usize).div_ceil(PAGE_SIZE)
     }
 
-    /// Frames the server sets aside: record buffers for each connection, and the old bytes of what
-    /// is uncommitted.
+    /// Frames the server sets aside: record buffers for each connection, the old bytes of what is
+    /// uncommitted, and what is put aside.
     pub fn frames(&self) -> u32 {
         let records = self.max_connections * self.records * self.record_frames();
-        (records + self.unstable * self.undo_frames()) as u32
+        (records + (self.unstable + self.held) * self.undo_frames()) as u32
     }
 
     fn undo_frames(&self) -> usize {
@@ -200,6 +210,11 @@ pub struct NfsServer<D: Disk> {
     record_bytes: usize,
     undo: Vec<Undo>,
     undo_bytes: Option<FrameRun>,
+    held: Box<[Option<held::Held>]>,
+    held_bytes: Option<FrameRun>,
+    hold_next: Option<Time>,
+    /// The time of the last event.
+    now: Time,
     connections: Box<[Connection]>,
     rng: Xoshiro256PlusPlus,
     counts: FaultCounts,
@@ -234,6 +249,10 @@ impl<D: Disk> NfsServer<D> {
             0 => None,
             n => Some(pool.set_aside((n * config.undo_frames()) as u32)?),
         };
+        let held_bytes = match config.held {
+            0 => None,
+            n => Some(pool.set_aside((n * config.undo_frames()) as u32)?),
+        };
         let record_bytes = frames * PAGE_SIZE;
         let connection = || Connection {
             open: false,
@@ -254,6 +273,10 @@ impl<D: Disk> NfsServer<D> {
             record_bytes,
             undo: Vec::with_capacity(config.unstable),
             undo_bytes,
+            held: vec![None; config.held].into(),
+            held_bytes,
+            hold_next: None,
+            now: Time::ZERO,
             connections: (0..config.max_connections).map(|_| connection()).collect(),
             rng: Xoshiro256PlusPlus::seed_from_u64(config.seed),
             counts: FaultCounts::default(),
@@ -300,6 +323,35 @@ impl<D: Disk> NfsServer<D> {
     /// The server crashes and is there again at once; open connections are to be reset, which their
     /// sessions ask for. See above for what survives.
     pub fn restart(&mut self, _now: Time) {
+        self.lose_uncommitted();
+        self.held.fill(None);
+        for connection in &mut self.connections {
+            connection.forget();
+            connection.cache.clear();
+            if connection.open {
+                connection.open = false;
+                connection.action = Some(Action::Abort);
+            }
+        }
+        if !self.config.pinned_verifier {
+            self.boot = self.boot.wrapping_add(1);
+        }
+    }
+
+    /// What was written UNSTABLE and not committed is lost, and the verifier is another one; nobody is told
+    /// but by that.
+    pub fn forget_uncommitted(&mut self) {
+        self.lose_uncommitted();
+        self.boot = self.boot.wrapping_add(1);
+    }
+
+    /// What was written UNSTABLE and not committed is lost, and nothing says so: a server that breaks its
+    /// promise, which no client can notice but by what it reads.
+    pub fn forget_silently(&mut self) {
+        self.lose_uncommitted();
+    }
+
+    fn lose_uncommitted(&mut self) {
         while let Some(undo) = self.undo.pop() {
             self.stats.lost += 1;
             let at = self.undo.len() * self.config.undo_frames() * PAGE_SIZE;
@@ -314,15 +366,6 @@ impl<D: Disk> NfsServer<D> {
                 let _ = file.disk.set_len(undo.file_len);
             }
         }
-        for connection in &mut self.connections {
-            connection.forget();
-            connection.cache.clear();
-            if connection.open {
-                connection.open = false;
-                connection.action = Some(Action::Abort);
-            }
-        }
-        self.boot = self.boot.wrapping_add(1);
     }
 
     /// Makes every handle given out so far stale, as an export that was moved to another file system

@@ -46,6 +46,8 @@ impl<'s, D: Disk> ServerSession<'s, D> {
     /// A call is whole: executes it in its buffer, which then holds the reply.
     fn execute(&mut self, now: Time, record: usize) {
         let server = &mut *self.server;
+        server.now = now;
+        server.carry_out_held(now);
         let connection = &mut server.connections[self.i];
         let len = connection.reader.taken();
         connection.reader.reset();
@@ -54,6 +56,10 @@ impl<'s, D: Disk> ServerSession<'s, D> {
             self.abort();
             return;
         };
+        if len == 0 {
+            self.server.connections[self.i].records[record].state = RecordState::Free;
+            return;
+        }
         let server = &mut *self.server;
         let faults = server.config.faults;
         if faults::happens(&mut server.rng, faults.garbage_ppm) {
@@ -186,10 +192,12 @@ impl<D: Disk> Session for ServerSession<'_, D> {
                 RecordState::Late(until) => Some(until),
                 _ => None,
             })
+            .chain(self.server.held_deadline())
             .min()
     }
 
     fn handle_deadline(&mut self, now: Time) {
+        self.server.carry_out_held(now);
         let connection = &mut self.server.connections[self.i];
         for (i, record) in connection.records.iter_mut().enumerate() {
             if matches!(record.state, RecordState::Late(until) if until <= now) {

@@ -13,8 +13,8 @@ use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_nfs::{NfsBackend, NfsConfig, NfsServer, NfsServerConfig};
 use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{
-    BackendState, Completion, MemDisk, Op, PageVec, Request, RequestId, Slot, StoreError,
-    SwapBackend,
+    BackendLimits, BackendState, Completion, MemDisk, Op, Outstanding, PageVec, Request, RequestId,
+    Slot, StoreError, SubmitError, SwapBackend,
 };
 
 pub const SLOTS: u32 = 256;
@@ -462,5 +462,46 @@ impl Workload {
                 }
             }
         }
+    }
+}
+
+/// A backend with its server and the stream between them.
+pub struct Wired(pub World);
+
+impl SwapBackend for Wired {
+    fn state(&self) -> BackendState {
+        self.0.client.state()
+    }
+
+    fn limits(&self) -> BackendLimits {
+        self.0.client.limits()
+    }
+
+    fn server(&self) -> &str {
+        self.0.client.server()
+    }
+
+    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
+        self.0.client.submit(now, request)
+    }
+
+    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
+        self.0.client.poll_completion(now)
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        SwapBackend::poll_deadline(&self.0.client)
+    }
+
+    fn fences(&self) -> u64 {
+        self.0.client.fences()
+    }
+
+    fn shutdown(&mut self, now: Time) {
+        self.0.client.shutdown(now);
+    }
+
+    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
+        self.0.client.outstanding(visit);
     }
 }

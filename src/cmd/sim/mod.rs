@@ -72,7 +72,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "SHARE")]
     link_corrupt: Option<Share>,
     /// Protections to switch off, all in one run, with commas between them or the option repeated
-    /// (reservation: that of transactions, see --transaction-pages); `none`, alone, for the protected run
+    /// (reservation: that of transactions, see --transaction-pages; quarantine: of slots that the server's late writes
+    /// may reach, see `held` in scenarios/headline.toml); `none`, alone, for the protected run
     /// alone [default: a run with all on, then one without each that there is use for; of traces, the run
     /// with all on]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = ablation_names())]

@@ -68,8 +68,24 @@ impl<B: SwapBackend> Pager<B> {
         })
     }
 
+    /// Releases the quarantine of an area whose backend has proven that no late copy exists any more. To be
+    /// called before its completions are taken: those may be loose again.
+    pub(super) fn see_fences(&mut self, id: AreaId) {
+        let area = self.area_mut(id);
+        let fences = area.backend.fences();
+        if fences != area.fences {
+            area.fences = fences;
+            tracing::info!(
+                area = &*area.name,
+                slots = area.slots.quarantined(),
+                "quarantine released"
+            );
+            self.release_quarantine(id);
+        }
+    }
+
     /// Makes the quarantined slots of an area usable. To be called only when no late copy of a write
-    /// can reach the store any more: its server was restarted, or the session reinstated.
+    /// can reach the store any more. The pager does so by itself when [`SwapBackend::fences`] grows.
     pub fn release_quarantine(&mut self, area: AreaId) {
         let area = self.area_mut(area);
         area.slots.release_quarantine();

@@ -171,6 +171,7 @@ impl<B: SwapBackend> Pager<B> {
     pub(super) fn poll_completions(&mut self, now: Time, mmu: &mut impl Mmu) -> bool {
         let mut moved = false;
         for area in 0..self.areas.len() {
+            self.see_fences(AreaId(area as u8));
             while let Some(completion) = self.areas[area].backend.poll_completion(now) {
                 self.complete(now, mmu, AreaId(area as u8), completion);
                 moved = true;
@@ -180,7 +181,7 @@ impl<B: SwapBackend> Pager<B> {
     }
 
     fn complete(&mut self, now: Time, mmu: &mut impl Mmu, area: AreaId, completion: Completion) {
-        let Completion { id, pages, outcome } = completion;
+        let Completion { id, pages, outcome, is_loose } = completion;
         let Some(io) = self.ios.find(id).filter(|io| self.ios.get(*io).area == area) else {
             self.stats.stale_completions += 1;
             return;
@@ -205,8 +206,13 @@ impl<B: SwapBackend> Pager<B> {
             (Op::Read, Err(error)) => self.read_failed(now, mmu, io, pages, error),
             (Op::Write, outcome) => {
                 self.area_mut(area).writes_submitted -= 1;
+                let may_be_late =
+                    matches!(outcome, Ok(Stored { replayed: true }) | Err(StoreError::TimedOut));
+                if (is_loose || may_be_late) && self.config.quarantine {
+                    self.suspect(io);
+                }
                 match outcome {
-                    Ok(stored) => self.write_done(now, mmu, io, pages, stored),
+                    Ok(_) => self.write_done(now, mmu, io, pages),
                     Err(error) => self.write_failed(now, mmu, io, pages, error),
                 }
             }
@@ -327,14 +333,17 @@ impl<B: SwapBackend> Pager<B> {
         self.link(io);
     }
 
-    fn write_done(
-        &mut self,
-        now: Time,
-        mmu: &mut impl Mmu,
-        io: u16,
-        pages: PageVec,
-        stored: Stored,
-    ) {
+    /// A late copy of this write may still be carried out: its slots go to quarantine when they are free.
+    fn suspect(&mut self, io: u16) {
+        let entry = self.ios.get(io);
+        let (area, count) = (entry.area, usize::from(entry.count));
+        for at in 0..count {
+            let slot = self.ios.get(io).slot(at);
+            self.area_mut(area).slots.set_suspect(slot);
+        }
+    }
+
+    fn write_done(&mut self, now: Time, mmu: &mut impl Mmu, io: u16, pages: PageVec) {
         let waiters = self.take_waiters(io);
         let area = self.ios.get(io).area;
         self.area_mut(area).write_failures = 0;
@@ -343,9 +352,6 @@ impl<B: SwapBackend> Pager<B> {
         for (at, frame) in pages.into_iter().enumerate() {
             let entry = self.ios.get(io);
             let (page, slot) = (entry.pages[at], entry.slot(at));
-            if stored.replayed {
-                self.area_mut(area).slots.set_suspect(slot);
-            }
             if page == NONE {
                 self.release_slot(area, slot);
             } else if self.is_wanted(waiters, page) {
@@ -369,14 +375,8 @@ impl<B: SwapBackend> Pager<B> {
         error: StoreError,
     ) {
         let entry = self.ios.get(io);
-        let (id, attempts, count) = (entry.area, entry.attempts, usize::from(entry.count));
+        let (id, attempts) = (entry.area, entry.attempts);
         let wanted = entry.waiters != NONE;
-        if error == StoreError::TimedOut {
-            for at in 0..count {
-                let slot = self.ios.get(io).slot(at);
-                self.area_mut(id).slots.set_suspect(slot);
-            }
-        }
         let area = self.area_mut(id);
         area.write_failures += 1;
         tracing::debug!(area = &*area.name, %error, attempts, "page-out failed");

@@ -54,6 +54,9 @@ pub struct PagerConfig {
     pub writeback_pages: u32,
     /// How long nothing can be freed, for want of slots, before the fault that waits longest fails.
     pub oom_after: Span,
+    /// Slots that a late copy of a write may still reach are kept from other pages. Off, it is an
+    /// ablation: a late copy damages the page that has the slot then, and its checksum finds that.
+    pub quarantine: bool,
 }
 
 impl PagerConfig {
@@ -65,6 +68,7 @@ impl PagerConfig {
             readahead_pages: BATCH_PAGES_MAX as u8,
             writeback_pages: 256,
             oom_after: Span::from_secs(1),
+            quarantine: true,
         }
     }
 }
