@@ -8,6 +8,7 @@
 //! - [`area`]: whether what is in a store may be written, and its header;
 //! - [`check`]: whether a store is fit to swap on;
 //! - [`load`]: a load with verification;
+//! - [`paging`]: the simulated machine over a real store, in real time;
 //! - `pump`: the event loop of one connection, for whatever session it is;
 //! - [`error`]: why a store cannot be used, and what to do next;
 //! - [`local`]: whether a server runs on this very host.
@@ -24,6 +25,7 @@ pub mod check;
 pub mod error;
 pub mod load;
 pub mod local;
+pub mod paging;
 mod pump;
 pub mod scheme;
 pub mod store;
