@@ -1,6 +1,14 @@
 //! What the end-to-end tests share.
 #![allow(dead_code)]
 
+pub(crate) mod command;
+pub(crate) mod ganesha;
+pub(crate) mod nfs;
+pub(crate) mod pager;
+pub(crate) mod proof;
+pub(crate) mod proxy;
+pub(crate) mod record_log;
+
 use netswap::report::{Outcome, Row};
 use netswap::scenario::{Scenario, Store};
 use netswap::world::{RunSpec, run};

@@ -1,0 +1,127 @@
+//! What the proofs against a real server share: their size, a verified load in a thread of its own while the test does
+//! something to the server, and figures of it.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use netswap::nfs::NfsStats;
+use netswap::real::load::{Load, LoadReport, LoadSpec, Pattern, Stop};
+use netswap::real::{OpenOptions, RealStore, StoreUrl};
+use netswap::reserve::{PAGE_SIZE, Span};
+
+/// Set to anything, the proofs run at full size: minutes instead of seconds.
+const CAMPAIGN: &str = "NETSWAP_CAMPAIGN";
+/// Slots of an area under load: small enough to be read back at once, and many times what is outstanding.
+const SLOTS: u32 = 4096;
+/// The longest wait for anything that has to happen. Picked by eye, for a machine with much else to do.
+const WITHIN: Duration = Duration::from_secs(60);
+
+pub(crate) fn is_campaign() -> bool {
+    std::env::var_os(CAMPAIGN).is_some()
+}
+
+/// Both write policies, as the end of a URL.
+pub(crate) const POLICIES: [&str; 2] = ["&write=file_sync", "&write=unstable"];
+
+/// How far a load is, as it says every few turns.
+pub(crate) struct Watch {
+    said: Mutex<(Instant, u64)>,
+}
+
+impl Watch {
+    fn said(&self) -> (Instant, u64) {
+        *self.said.lock().unwrap()
+    }
+
+    /// Waits until `ops` more operations have ended.
+    pub(crate) fn more(&self, ops: u64) {
+        let (from, begun) = (self.said().1, Instant::now());
+        while self.said().1 < from + ops {
+            assert!(begun.elapsed() < WITHIN, "the load stands still at {from} operations");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until the load goes on, and says how long after `back`, when the server was there again, it was
+    /// first seen to.
+    pub(crate) fn resumed_after(&self, back: Instant) -> Duration {
+        let from = self.said().1;
+        loop {
+            let (at, ops) = self.said();
+            if ops > from && at > back {
+                return at - back;
+            }
+            assert!(back.elapsed() < WITHIN, "the load does not go on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Both kinds of requests at a depth of 16, every page verified, for so long.
+pub(crate) fn mixed(time: Duration) -> LoadSpec {
+    LoadSpec {
+        pattern: Pattern::Mixed,
+        block_pages: 1,
+        depth: 16,
+        slots: SLOTS,
+        first_slot: 1,
+        stop: Stop::After(Span::from_nanos(time.as_nanos() as u64)),
+        verify: true,
+        merge: true,
+        seed: 11,
+        request_timeout: None,
+    }
+}
+
+/// Runs `spec` on a new file at `url`, and `disturb` beside it. All pages must be right, also when
+/// they are read back at the end.
+pub(crate) fn under_load(
+    url: &str,
+    spec: LoadSpec,
+    disturb: impl FnOnce(&Watch),
+) -> (LoadReport, NfsStats) {
+    let watch = Watch { said: Mutex::new((Instant::now(), 0)) };
+    let url: StoreUrl = url.parse().unwrap();
+    let bytes = u64::from(spec.first_slot + spec.slots) * PAGE_SIZE as u64;
+    let (report, stats) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let options = OpenOptions {
+                create_bytes: Some(bytes),
+                ready_within: Span::from_secs(30),
+                ..OpenOptions::default()
+            };
+            let mut store = RealStore::open(&url, &options).unwrap();
+            let mut told = |_, ops| *watch.said.lock().unwrap() = (Instant::now(), ops);
+            let report = Load::new(spec).unwrap().run(&mut store, &mut told).unwrap();
+            let stats = store.nfs().unwrap().stats();
+            store.shutdown();
+            (report, stats)
+        });
+        disturb(&watch);
+        load.join().unwrap()
+    });
+    assert!(report.is_fine(), "{:?} {:?}", report.faults, report);
+    assert!(report.pages_verified > u64::from(spec.slots) / 4, "{report:?}");
+    assert_eq!(stats.garbage, 0, "{stats:?}");
+    (report, stats)
+}
+
+/// A line of figures.
+pub(crate) fn tell(what: &str, resumed: &[Duration], report: &LoadReport, stats: &NfsStats) {
+    let resumed: Vec<String> =
+        resumed.iter().map(|after| format!("{:.0} ms", after.as_secs_f64() * 1e3)).collect();
+    let resumed = match &resumed[..] {
+        [] => String::new(),
+        _ => format!("resumed after {}, ", resumed.join(" and ")),
+    };
+    eprintln!(
+        "{what}: {resumed}longest pause {:.0} ms, {} operations, {} pages verified, {} connections, \
+         {} retransmissions, {} slots quarantined",
+        report.longest_pause.as_secs_f64() * 1e3,
+        report.ops(),
+        report.pages_verified,
+        stats.connections,
+        stats.retransmissions,
+        report.quarantined,
+    );
+}
