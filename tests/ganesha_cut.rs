@@ -14,9 +14,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::ganesha::{Ganesha, or_skip, which};
-use common::proof::{POLICIES, is_campaign, mixed, tell, under_load};
+use common::proof::{POLICIES, Watch, is_campaign, mixed, tell, under_load};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::RecordLog;
+use netswap::nfs::NfsStats;
+use netswap::real::load::{LoadReport, LoadSpec};
 
 const FIELDS: [&str; 10] = [
     "frame.number",
@@ -114,60 +116,75 @@ fn set_word(record: &mut [u8], at: usize, word: u32) {
     record[at..at + 4].copy_from_slice(&word.to_be_bytes());
 }
 
-fn cut(policy: &str, seed: u64) {
-    let Some(mut ganesha) = or_skip(Ganesha::start("cut")) else { return };
-    let has_judge = which("tshark").then_some(()).ok_or("tshark is not installed".into());
-    let has_judge = or_skip(has_judge).is_some();
+/// A load through proxies that log all of it, judged afterwards. The last WRITE.
+fn judged(
+    ganesha: &mut Ganesha,
+    policy: &str,
+    cuts: Cuts,
+    load: LoadSpec,
+    disturb: impl FnOnce(&mut Ganesha, &Watch) -> Vec<Duration>,
+) -> (LoadReport, NfsStats, (u32, u32), Vec<u8>) {
     let pcap = ganesha.export().with_file_name("sent.pcap");
     let log = Arc::new(RecordLog::new(&pcap));
     let (nfs, mount) = ganesha.ports();
-    let (cuts, time) = if is_campaign() { (400, 10) } else { (40, 2) };
-    let proxy = Proxy::start(nfs, &log, Cuts::new(seed, cuts, 150_000));
-    let mount_proxy = Proxy::start(mount, &log, Cuts::none());
-    let url = |file| Ganesha::url_at(file, proxy.port(), mount_proxy.port()) + policy;
+    let proxies = (Proxy::start(nfs, &log, cuts), Proxy::start(mount, &log, Cuts::none()));
+    let url = Ganesha::url_at("area0", proxies.0.port(), proxies.1.port()) + policy;
+    let _ = std::fs::remove_file(ganesha.export().join("area0"));
+    let mut resumed = Vec::new();
+    let (report, stats) = under_load(&url, load, |watch| resumed = disturb(&mut *ganesha, watch));
+    let cuts = proxies.0.cuts();
+    drop(proxies);
+    let (repeated, changed) = log.finish();
+    let what = format!("cut {} times, {} times inside of a record{policy}", cuts.0, cuts.1);
+    tell(&what, &resumed, &report, &stats);
+    assert!(changed.is_empty(), "{} xids of calls with other bytes", changed.len());
+    if which("tshark") {
+        let verdict = tshark(&pcap, (nfs, mount));
+        eprintln!(
+            "tshark: {} calls, {} WRITEs, {} replies, {repeated} calls repeated byte for byte",
+            verdict.calls, verdict.writes, verdict.replies
+        );
+        assert!(verdict.is_fine(), "{verdict:?}");
+        assert!(verdict.writes > 100 && verdict.replies > 200 && repeated > 0, "{verdict:?}");
+    }
+    (report, stats, cuts, log.last_write())
+}
 
+fn cut(policy: &str, seed: u64) {
+    let Some(mut ganesha) = or_skip(Ganesha::start("cut")) else { return };
+    let judge = which("tshark").then_some(()).ok_or_else(|| "tshark is not installed".into());
+    let judge = or_skip(judge);
+    let (cuts, time) = if is_campaign() { (400, 10) } else { (40, 2) };
     let load = mixed(Duration::from_secs(time));
-    let (report, stats) = under_load(&url("area0"), load, |_| {});
-    let (made, in_a_record) = proxy.cuts();
-    let what = format!("cut {made} times, {in_a_record} times inside of a record{policy}");
-    tell(&what, &[], &report, &stats);
+    let cuts = Cuts::new(seed, cuts, 150_000);
+    let (report, stats, (made, in_a_record), last) =
+        judged(&mut ganesha, policy, cuts, load, |_, _| Vec::new());
     assert!(made > 10 && in_a_record > made / 2, "{made} {in_a_record}");
     assert!(stats.retransmissions > 0 && report.quarantined > 0, "{stats:?}");
 
-    // Another file: a late copy of the first load's WRITEs may still reach its own.
-    let (mut resumed, still) = (Vec::new(), Duration::from_secs(1));
-    let (report, stats) = under_load(&url("area1"), mixed(Duration::from_secs(4)), |watch| {
+    let load = mixed(Duration::from_secs(4));
+    judged(&mut ganesha, policy, Cuts::none(), load, |ganesha, watch| {
         watch.more(500);
         ganesha.kill();
         ganesha.start_server().unwrap();
-        resumed.push(watch.resumed_after(Instant::now()));
+        let killed = watch.resumed_after(Instant::now());
         ganesha.freeze();
-        std::thread::sleep(still);
+        std::thread::sleep(Duration::from_secs(1));
         ganesha.thaw();
-        resumed.push(watch.resumed_after(Instant::now()));
+        vec![killed, watch.resumed_after(Instant::now())]
     });
-    tell(&format!("killed, stopped{policy}"), &resumed, &report, &stats);
-
-    drop((proxy, mount_proxy));
-    let (repeated, changed) = log.finish();
-    assert!(repeated > 0);
-    assert_eq!(changed, [0; 0], "xids of calls with other bytes");
-    if !has_judge {
-        return;
+    if judge.is_some() {
+        planted_violations_are_found(&ganesha, &last);
     }
-    let verdict = tshark(&pcap, (nfs, mount));
-    eprintln!(
-        "tshark: {} calls, {} WRITEs, {} replies, {repeated} calls repeated byte for byte",
-        verdict.calls, verdict.writes, verdict.replies
-    );
-    assert!(verdict.is_fine(), "{verdict:?}");
-    assert!(verdict.writes > 500 && verdict.replies > 1000, "{verdict:?}");
+}
 
-    // Canaries. The mark is 4 bytes, the xid follows.
-    let (pcap, last) = (pcap.with_file_name("planted.pcap"), log.last_write());
+fn planted_violations_are_found(ganesha: &Ganesha, last: &[u8]) {
+    let (nfs, mount) = ganesha.ports();
+    // The mark is 4 bytes, the xid follows.
+    let pcap = ganesha.export().with_file_name("planted.pcap");
     let log = RecordLog::new(&pcap);
     let plant = |xid, change: &dyn Fn(&mut Vec<u8>)| {
-        let mut record = last.clone();
+        let mut record = last.to_vec();
         set_word(&mut record, 4, xid);
         change(&mut record);
         log.plant(nfs, &record);

@@ -35,6 +35,16 @@ pub struct OpenOptions {
     pub first_xid: u32,
 }
 
+/// Where the numbers of calls begin, for a start at this time in this process. A busy client uses hundreds of
+/// thousands a second, so a number that grows with time would soon be met by the next start: it is drawn
+/// from all there are, which two starts then rarely share. Finished as splitmix64 is (Steele, Lea and Flood, 2014).
+fn first_xid(nanos: u64, process: u32) -> u32 {
+    let mut mixed = nanos ^ u64::from(process).rotate_left(40);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((mixed ^ (mixed >> 31)) >> 32) as u32
+}
+
 impl Default for OpenOptions {
     /// Nothing is created; 64 requests; ready within 10 s (picked by eye: a server that restarts takes a few);
     /// all protections; this machine's name, and a number that no start before had.
@@ -46,8 +56,7 @@ impl Default for OpenOptions {
             ready_within: Span::from_secs(10),
             protect: ProtectConfig::default(),
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            // In steps of 64 us, so that two starts do not share numbers for three days.
-            first_xid: ((since.as_nanos() >> 16) as u32) ^ std::process::id().rotate_left(20),
+            first_xid: first_xid(since.as_nanos() as u64, std::process::id()),
         }
     }
 }
@@ -256,5 +265,20 @@ impl RealStore {
         self.pump.touch();
         // What it asks for now is to close the connection.
         let _ = self.turn(Some(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_that_are_near_in_time_or_by_process_begin_far_apart() {
+        let begun = 1_790_000_000_000_000_000;
+        let starts = (0..32).map(|at| first_xid(begun + at * 1_000_000, 77));
+        let mut starts: Vec<u32> = starts.chain((78..110).map(|id| first_xid(begun, id))).collect();
+        starts.sort_unstable();
+        // A thousand calls at each of 128 places.
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] > 128_000), "{starts:?}");
     }
 }
