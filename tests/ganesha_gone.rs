@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::ganesha::{Ganesha, or_skip};
 use common::pager::RealPager;
-use netswap::real::{OpenOptions, RealStore, StoreUrl, fit_to_write};
+use netswap::real::area::read_header_page;
+use netswap::real::{OpenOptions, RealStore, StoreUrl, TransferError, fit_to_write};
 use netswap::reserve::Span;
 use netswap::swap::{AreaId, AreaOptions, AreaState, FailurePolicy, PageError, StoreError};
 
@@ -149,5 +150,24 @@ fn with_a_deadline_a_touch_ends_in_a_typed_error() {
         let longest = must_fail(&mut world, id);
         eprintln!("{policy:?}: the longest touch ended after {longest:?}");
         ganesha.start_server().unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_after_a_restart_is_a_typed_error() {
+    let Some(mut ganesha) = or_skip(Ganesha::start("gone-file")) else { return };
+    let url: StoreUrl = area(&ganesha).parse().unwrap();
+    let mut store = RealStore::open(&url, &OpenOptions::default()).unwrap();
+    std::fs::remove_file(ganesha.export().join("area0")).unwrap();
+    ganesha.kill();
+    ganesha.start_server().unwrap();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let error = read_header_page(&mut store).unwrap_err();
+        let took = begun.elapsed();
+        eprintln!("file removed: {error} after {took:?}");
+        // NFS3ERR_STALE, RFC 1813 section 2.6.
+        assert_eq!(error, TransferError::Store(StoreError::Refused { code: 70 }));
+        assert!(took < Duration::from_secs(5));
     }
 }
