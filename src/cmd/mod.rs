@@ -1,12 +1,16 @@
 //! The command line: subcommands, and what they share.
 //!
 //! Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or the
-//! output cannot be written; 2 the command line, a scenario or a trace cannot be used.
+//! output cannot be written; 2 the command line, a scenario or a trace cannot be used; 3 a server cannot be
+//! reached.
 
+mod check;
 mod completions;
+mod io;
 mod out;
 mod plan;
 mod progress;
+mod remote;
 mod replay;
 mod sim;
 mod stress;
@@ -21,6 +25,8 @@ const EXIT_OK: u8 = 0;
 const EXIT_FAILED: u8 = 1;
 /// The command line, a scenario or a trace cannot be used.
 const EXIT_USAGE: u8 = 2;
+/// A server cannot be reached.
+const EXIT_UNREACHABLE: u8 = 3;
 
 #[derive(Parser)]
 #[command(
@@ -29,7 +35,7 @@ const EXIT_USAGE: u8 = 2;
     about = "Swap over a network, without the deadlock",
     after_help = "Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or \
                   the output cannot be written; 2 the command line, a scenario or a trace cannot be \
-                  used.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
+                  used; 3 a server cannot be reached.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -42,6 +48,10 @@ enum Command {
     Sim(Box<sim::Args>),
     /// Run randomly drawn scenarios with all protections on, and check every page and every frame
     Stress(stress::Args),
+    /// Put a load on a file of a real server, and verify every page
+    Io(Box<io::Args>),
+    /// Find out whether a file of a real server is fit to swap on
+    Check(check::Args),
     /// Print how much memory must be set aside before swapping starts, term by term
     Plan(plan::Args),
     /// Do again what an allocator trace says, and compare every outcome
@@ -80,6 +90,8 @@ pub(crate) fn run() -> ExitCode {
     let outcome = Cli::try_parse().map_err(told).and_then(|cli| match cli.command {
         Command::Sim(args) => sim::run(&args),
         Command::Stress(args) => stress::run(&args),
+        Command::Io(args) => io::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Completions(args) => completions::run(&args),
