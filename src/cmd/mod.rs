@@ -8,6 +8,8 @@ mod out;
 mod plan;
 mod progress;
 mod replay;
+mod serve;
+mod signals;
 mod sim;
 mod stress;
 
@@ -46,6 +48,8 @@ enum Command {
     Plan(plan::Args),
     /// Do again what an allocator trace says, and compare every outcome
     Replay(replay::Args),
+    /// Serve a file by the embedded server, with faults on demand, to clients of any kind
+    Serve(serve::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -82,6 +86,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Stress(args) => stress::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Completions(args) => completions::run(&args),
     });
     match outcome {
