@@ -5,6 +5,7 @@
 //! - To put a pager into a simulation of your own, take [`swap`]: [`swap::Pager`], driven by anything
 //!   that implements [`swap::Mmu`], over anything that implements [`swap::SwapBackend`].
 //! - To swap to a store of your own, implement [`swap::SwapBackend`].
+//! - To reach a real server over sockets of the kernel, take [`real`].
 //! - To run whole worlds, host and link and far side, take [`world`] with a [`scenario`].
 //!
 //! ```
@@ -23,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod plan;
+pub mod real;
 pub mod report;
 pub mod scenario;
 pub mod units;

@@ -22,7 +22,7 @@ mod hash;
 mod liveness;
 mod run;
 mod server;
-mod store;
+pub(crate) mod store;
 mod stuck;
 
 use hdrhistogram::Histogram;

@@ -1,0 +1,28 @@
+//! Real stores: a client of `nfs-swap` over sockets of the kernel, in real time. What every command that
+//! takes a URL is built on.
+//!
+//! There is no mechanism here, and no protocol. Read it from the URL down:
+//!
+//! - [`scheme`]: the one table of what a URL may begin with, and what makes a client of it;
+//! - [`store`]: [`RealStore`], a client with its connection, thread and clock;
+//! - `pump`: the event loop of one connection, for whatever session it is;
+//! - [`error`]: why a store cannot be used, and what to do next;
+//! - [`local`]: whether a server runs on this very host.
+//!
+//! # Invariants
+//! - A host name is looked up once, when a store is opened. Reconnecting uses what was found.
+//! - What the kernel offers to keep the path alive is asked for before the first connection, and what
+//!   became of it is kept for a report.
+//! - Whoever waits has a deadline; what ends it is a typed error that says what to do next.
+//! - Nothing is allocated from the heap while requests move.
+
+pub mod error;
+pub mod local;
+mod pump;
+pub mod scheme;
+pub mod store;
+
+pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
+pub use local::is_this_host;
+pub use scheme::{Scheme, StoreUrl};
+pub use store::{OpenOptions, RealStore};

@@ -1,0 +1,64 @@
+//! The event loop of one connection: the thread that calls it is the driver of one session.
+
+use netswap_net::Session;
+use netswap_net::kernel::{
+    Clock, ConnConfig, ConnId, ConnInfo, HostAddrs, KernelConfig, KernelError, KernelNet,
+    KernelStats, PathProtection, ProtectConfig, SocketOptions,
+};
+use netswap_reserve::Time;
+
+/// One connection, its loop and its clock. Whose session it is, the caller says at each turn.
+pub(crate) struct Pump {
+    net: KernelNet,
+    conn: ConnId,
+    clock: Clock,
+    protection: PathProtection,
+}
+
+impl Pump {
+    /// Asks for what the kernel offers, then makes the loop. To be called on the thread that turns it.
+    pub(crate) fn new(addrs: HostAddrs, protect: &ProtectConfig) -> Result<Pump, KernelError> {
+        let protection = PathProtection::ask(protect);
+        let mut net = KernelNet::new(KernelConfig::new(1))?;
+        let socket =
+            SocketOptions { reserve_memory: protect.socket_memory, ..SocketOptions::default() };
+        let config = ConnConfig { socket, addrs: Some(addrs), ..ConnConfig::default() };
+        let conn = net.add_conn(config).expect("the loop was made for one connection");
+        Ok(Pump { net, conn, clock: Clock::new(), protection })
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    pub(crate) fn info(&self) -> ConnInfo {
+        self.net.conn_info(self.conn)
+    }
+
+    pub(crate) fn stats(&self) -> KernelStats {
+        self.net.stats()
+    }
+
+    pub(crate) fn protection(&self) -> PathProtection {
+        self.protection
+    }
+
+    /// The session was given something: it is driven in the next turn.
+    pub(crate) fn touch(&mut self) {
+        self.net.make_ready(self.conn);
+    }
+
+    /// Sleeps until there is something to do, until `until` at the latest, and does it.
+    pub(crate) fn turn(
+        &mut self,
+        until: Option<Time>,
+        session: &mut impl Session,
+    ) -> Result<(), KernelError> {
+        self.net.wait(self.clock.now(), until)?;
+        let now = self.clock.now();
+        while let Some(id) = self.net.next_ready(now) {
+            self.net.drive(now, id, session);
+        }
+        Ok(())
+    }
+}

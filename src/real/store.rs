@@ -1,0 +1,260 @@
+//! A store that is open: a client with its connection and its clock, turned by the thread that uses it.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use netswap_net::kernel::{
+    ConnPhase, HostAddrs, KernelError, KernelStats, PathProtection, ProtectConfig, Protection,
+};
+use netswap_nfs::NfsBackend;
+use netswap_reserve::{Span, Time};
+use netswap_swap::{
+    BackendLimits, BackendState, Completion, Op, PageVec, Request, RequestId, Slot, SubmitError,
+    SwapBackend,
+};
+
+use super::error::{NotReady, OpenError, TransferError};
+use super::pump::Pump;
+use super::scheme::StoreUrl;
+use crate::world::store::StoreClient;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Give the file this length in bytes if it is absent or empty.
+    pub create_bytes: Option<u64>,
+    /// Most requests outstanding.
+    pub in_flight: usize,
+    /// How long it may take until the store is ready.
+    pub ready_within: Span,
+    /// What is asked of the kernel.
+    pub protect: ProtectConfig,
+    /// The name of this machine, for the server.
+    pub machine: String,
+    /// Where the numbers of calls begin.
+    pub first_xid: u32,
+}
+
+impl Default for OpenOptions {
+    /// Nothing is created; 64 requests; ready within 10 s (picked by eye: a server that restarts takes a few);
+    /// all protections; this machine's name, and a number that no start before had.
+    fn default() -> OpenOptions {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        OpenOptions {
+            create_bytes: None,
+            in_flight: 64,
+            ready_within: Span::from_secs(10),
+            protect: ProtectConfig::default(),
+            machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            // In steps of 64 us, so that two starts do not share numbers for three days.
+            first_xid: ((since.as_nanos() >> 16) as u32) ^ std::process::id().rotate_left(20),
+        }
+    }
+}
+
+/// A store behind a connection, ready for requests.
+///
+/// The thread that opened it turns it: [`RealStore::submit`] and [`RealStore::poll_completion`] move no
+/// byte by themselves, [`RealStore::turn`] does.
+///
+/// ```no_run
+/// use netswap::real::{OpenOptions, RealStore, StoreUrl};
+/// use netswap::reserve::{Gfp, PagePool, PoolConfig, Span};
+/// use netswap::swap::{Op, PageVec, Slot};
+///
+/// let pool = PagePool::new(PoolConfig::new(64));
+/// let url: StoreUrl = "nfs://server/export/area0".parse()?;
+/// let mut store = RealStore::open(&url, &OpenOptions::default())?;
+/// let pages = PageVec::from_iter([pool.alloc(Gfp::KERNEL)?]);
+/// let (pages, outcome) = store.transfer(Op::Read, Slot(0), pages, Span::from_secs(5));
+/// outcome?;
+/// println!("{} has {} slots, the first begins {:x?}", store.server(), store.slots(), &pages[0].bytes()[..4]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct RealStore {
+    pub(super) pump: Pump,
+    pub(super) client: StoreClient,
+    slots: u32,
+    /// When the store became ready, after how long.
+    ready_after: Span,
+}
+
+impl RealStore {
+    /// Looks the host up, connects, and waits until the store is ready. Memory that is to be locked
+    /// (see [`OpenOptions::protect`]) should be there before.
+    ///
+    /// # Errors
+    /// When the host has no address, nobody answers there in time, or the server refuses it.
+    pub fn open(url: &StoreUrl, options: &OpenOptions) -> Result<RealStore, OpenError> {
+        let addrs = HostAddrs::resolve(&url.host(), 0)?;
+        let client = url.client(addrs.first().ip(), options);
+        let pump = Pump::new(addrs, &options.protect)?;
+        let mut store = RealStore { pump, client, slots: 0, ready_after: Span::ZERO };
+        store.wait_ready(options.ready_within)?;
+        Ok(store)
+    }
+
+    fn wait_ready(&mut self, within: Span) -> Result<(), OpenError> {
+        let begun = self.now();
+        let limit = begun + within;
+        let mut was_open = false;
+        loop {
+            self.turn(Some(limit))?;
+            let (now, info) = (self.now(), self.pump.info());
+            was_open |= info.phase == ConnPhase::Open;
+            let server = || self.server().to_string();
+            match self.client.state() {
+                BackendState::Ready { slots } => {
+                    self.slots = slots;
+                    self.ready_after = now.since(begun);
+                    return Ok(());
+                }
+                BackendState::Failed(error) => {
+                    return Err(OpenError::Refused { server: server(), error });
+                }
+                BackendState::Stopped => {
+                    return Err(OpenError::Refused {
+                        server: server(),
+                        error: netswap_swap::StoreError::Cancelled,
+                    });
+                }
+                BackendState::Starting if now >= limit => {
+                    let is_silent = was_open && info.phase == ConnPhase::Open;
+                    let why = match is_silent {
+                        true => NotReady::Silent,
+                        false => NotReady::Unreachable(info.last_error),
+                    };
+                    return Err(OpenError::NotReady { server: server(), waited: within, why });
+                }
+                BackendState::Starting => {}
+            }
+        }
+    }
+
+    /// The store's clock.
+    pub fn now(&self) -> Time {
+        self.pump.now()
+    }
+
+    /// Its name for messages.
+    pub fn server(&self) -> &str {
+        self.client.server()
+    }
+
+    /// Slots of the store, the header's included.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// What it takes at once.
+    pub fn limits(&self) -> BackendLimits {
+        self.client.limits()
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> BackendState {
+        self.client.state()
+    }
+
+    /// How long it took until it was ready.
+    pub fn ready_after(&self) -> Span {
+        self.ready_after
+    }
+
+    /// The server's address; of the last connection if there is none now.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.pump.info().remote
+    }
+
+    /// What of the kernel's protections is in force; that of the socket's memory is of the connection that
+    /// was opened last.
+    pub fn protection(&self) -> PathProtection {
+        let of_socket = self.pump.info().socket_memory;
+        let mut protection = self.pump.protection();
+        if of_socket != Protection::NotAsked {
+            protection.socket_memory = of_socket;
+        }
+        protection
+    }
+
+    /// What the sockets have done.
+    pub fn net_stats(&self) -> KernelStats {
+        self.pump.stats()
+    }
+
+    /// The client, if the store is on an NFS server.
+    pub fn nfs(&self) -> Option<&NfsBackend> {
+        match &self.client {
+            StoreClient::Nfs(client) => Some(client),
+            StoreClient::Iscsi(_) => None,
+        }
+    }
+
+    /// Takes a request; [`RealStore::turn`] moves its bytes.
+    ///
+    /// # Errors
+    /// Hands the request back when it cannot be taken now.
+    #[allow(clippy::result_large_err, reason = "the request is moved either way, and never boxed")]
+    pub fn submit(&mut self, request: Request) -> Result<(), SubmitError> {
+        let now = self.now();
+        self.client.submit(now, request)?;
+        self.pump.touch();
+        Ok(())
+    }
+
+    /// The next completion, if there is one.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        let now = self.now();
+        self.client.poll_completion(now)
+    }
+
+    /// Sleeps until the connection has something to do, until `until` at the latest, and does it.
+    ///
+    /// # Errors
+    /// When the system refuses to wait.
+    pub fn turn(&mut self, until: Option<Time>) -> Result<(), KernelError> {
+        self.pump.turn(until, &mut self.client)
+    }
+
+    /// One request from its start to its end, for whoever has nothing else outstanding. Completions of
+    /// others that end meanwhile are lost.
+    ///
+    /// # Errors
+    /// Beside the pages, which come back whatever happens: why they were not moved, a deadline `within`
+    /// which they should have been included. (Only when the system refuses to wait, some may be missing.)
+    pub fn transfer(
+        &mut self,
+        op: Op,
+        first: Slot,
+        pages: PageVec,
+        within: Span,
+    ) -> (PageVec, Result<(), TransferError>) {
+        let deadline = Some(self.now() + within);
+        let request = Request { id: RequestId(u32::MAX), op, first, pages, deadline };
+        match self.submit(request) {
+            Ok(()) => {}
+            Err(SubmitError::Full(request) | SubmitError::NotReady(request)) => {
+                return (request.pages, Err(TransferError::NotReady));
+            }
+        }
+        loop {
+            if let Err(error) = self.turn(deadline) {
+                return (PageVec::new(), Err(error.into()));
+            }
+            while let Some(end) = self.poll_completion() {
+                if end.id == RequestId(u32::MAX) {
+                    return (end.pages, end.outcome.map(|_| ()).map_err(TransferError::Store));
+                }
+            }
+        }
+    }
+
+    /// Lets go of the server.
+    pub fn shutdown(&mut self) {
+        let now = self.now();
+        self.client.shutdown(now);
+        self.pump.touch();
+        // What it asks for now is to close the connection.
+        let _ = self.turn(Some(now));
+    }
+}
