@@ -1,9 +1,11 @@
 //! The command line: subcommands, and what they share.
 //!
 //! Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or the
-//! output cannot be written; 2 the command line, a scenario or a trace cannot be used.
+//! output cannot be written; 2 the command line, a scenario or a trace cannot be used; 3 nobody answers at a URL.
 
 mod completions;
+mod ls;
+mod mkswap;
 mod out;
 mod plan;
 mod progress;
@@ -23,6 +25,8 @@ const EXIT_OK: u8 = 0;
 const EXIT_FAILED: u8 = 1;
 /// The command line, a scenario or a trace cannot be used.
 const EXIT_USAGE: u8 = 2;
+/// Nobody answers at the URL.
+const EXIT_UNREACHABLE: u8 = 3;
 
 #[derive(Parser)]
 #[command(
@@ -31,7 +35,7 @@ const EXIT_USAGE: u8 = 2;
     about = "Swap over a network, without the deadlock",
     after_help = "Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or \
                   the output cannot be written; 2 the command line, a scenario or a trace cannot be \
-                  used.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
+                  used; 3 nobody answers at a URL.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -48,6 +52,10 @@ enum Command {
     Plan(plan::Args),
     /// Do again what an allocator trace says, and compare every outcome
     Replay(replay::Args),
+    /// Make a file on a server a swap area: create it, write all of it, then the signature
+    Mkswap(mkswap::Args),
+    /// List a directory of an NFS export
+    Ls(ls::Args),
     /// Serve a file by the embedded server, with faults on demand, to clients of any kind
     Serve(serve::Args),
     /// Print a completion script for a shell
@@ -65,6 +73,11 @@ struct Failure {
 impl Failure {
     fn usage(message: impl ToString) -> Failure {
         Failure { code: EXIT_USAGE, message: Some(message.to_string()) }
+    }
+
+    /// The run did not end as it should.
+    fn of_run(message: impl ToString) -> Failure {
+        Failure { code: EXIT_FAILED, message: Some(message.to_string()) }
     }
 
     /// The same, after the runs came to `code`: nobody reading it does not make it better.
@@ -86,6 +99,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Stress(args) => stress::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Mkswap(args) => mkswap::run(&args),
+        Command::Ls(args) => ls::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Completions(args) => completions::run(&args),
     });

@@ -6,6 +6,7 @@
 //! - [`scheme`]: the one table of what a URL may begin with, and what makes a client of it;
 //! - [`store`]: [`RealStore`], a client with its connection, thread and clock;
 //! - `pump`: the event loop of one connection, for whatever session it is;
+//! - [`mkswap`]: a swap area is made; [`list`](mod@list): a directory is listed;
 //! - [`error`]: why a store cannot be used, and what to do next;
 //! - [`local`]: whether a server runs on this very host.
 //!
@@ -17,12 +18,16 @@
 //! - Nothing is allocated from the heap while requests move.
 
 pub mod error;
+pub mod list;
 pub mod local;
+pub mod mkswap;
 mod pump;
 pub mod scheme;
 pub mod store;
 
 pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
+pub use list::{ListFailure, ListOptions, Listed, list};
 pub use local::is_this_host;
+pub use mkswap::{Made, MkswapError, MkswapOptions, Progress, make_area};
 pub use scheme::{Scheme, StoreUrl};
 pub use store::{OpenOptions, RealStore};

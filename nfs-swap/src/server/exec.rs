@@ -371,7 +371,9 @@ impl<D: Disk> NfsServer<D> {
                 if self.files.len() >= self.config.files {
                     return Err(Nfsstat3::NoSpc);
                 }
-                let disk = self.spares.pop().ok_or(Nfsstat3::NoSpc)?;
+                let fits = |spare: &(Option<Name>, D)| spare.0.as_ref().is_none_or(|of| of == name);
+                let spare = self.spares.iter().rposition(fits).ok_or(Nfsstat3::NoSpc)?;
+                let (_, disk) = self.spares.remove(spare);
                 self.files.push(File { name: name.clone(), disk });
                 self.files.len() - 1
             }

@@ -220,7 +220,8 @@ struct Connection {
 pub struct NfsServer<D: Disk> {
     config: NfsServerConfig,
     files: Vec<File<D>>,
-    spares: Vec<D>,
+    /// For files that clients will create; some for one name only.
+    spares: Vec<(Option<Name>, D)>,
     records: FrameRun,
     record_bytes: usize,
     undo: Vec<Undo>,
@@ -314,15 +315,24 @@ impl<D: Disk> NfsServer<D> {
 
     /// Keeps `disk` for a file that a client will create.
     pub fn add_spare(&mut self, disk: D) {
-        self.spares.push(disk);
+        self.spares.push((None, disk));
     }
 
-    /// The disk of a file.
+    /// Keeps `disk` for a file of this name that a client will create.
+    ///
+    /// # Panics
+    /// If the name is longer than 255 bytes.
+    pub fn add_spare_for(&mut self, name: &str, disk: D) {
+        let name = Name::try_from(name.as_bytes()).expect("a name of at most 255 bytes");
+        self.spares.push((Some(name), disk));
+    }
+
+    /// The disk of a file, or one that is kept for it.
     pub fn disk_mut(&mut self, name: &str) -> Option<&mut D> {
-        self.files
-            .iter_mut()
-            .find(|file| file.name.as_slice() == name.as_bytes())
-            .map(|file| &mut file.disk)
+        let name = name.as_bytes();
+        let files = self.files.iter_mut().map(|file| (Some(&file.name), &mut file.disk));
+        let spares = self.spares.iter_mut().map(|(name, disk)| (name.as_ref(), disk));
+        files.chain(spares).find(|(of, _)| of.is_some_and(|of| of == name)).map(|(_, disk)| disk)
     }
 
     /// One end of connection `i`. A client that connects again should be given the same one, for the

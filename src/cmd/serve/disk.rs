@@ -57,15 +57,6 @@ impl FileDisk {
         }
         Ok(disk)
     }
-
-    fn check_range(&self, offset: u64, len: usize) -> io::Result<()> {
-        let end = offset.checked_add(len as u64);
-        if end.is_some_and(|end| end <= self.len) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
-    }
 }
 
 /// Memory up to a bound, of which some is the file.
@@ -81,13 +72,19 @@ impl Memory {
         Ok(Memory { disk, len: size })
     }
 
-    fn check_range(&self, offset: u64, len: usize) -> io::Result<()> {
-        let end = offset.checked_add(len as u64);
-        if end.is_some_and(|end| end <= self.len) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::UnexpectedEof.into())
-        }
+    /// Without a byte yet.
+    pub(super) fn emptied(self) -> Memory {
+        Memory { len: 0, ..self }
+    }
+}
+
+/// A range has to be wholly inside the `file_len` bytes there are.
+fn check_range(file_len: u64, offset: u64, len: usize) -> io::Result<()> {
+    let end = offset.checked_add(len as u64);
+    if end.is_some_and(|end| end <= file_len) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
     }
 }
 
@@ -111,28 +108,18 @@ impl Disk for Served {
     }
 
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        check_range(self.len(), offset, buf.len())?;
         match self {
-            Served::File(file) => {
-                file.check_range(offset, buf.len())?;
-                file.file.read_exact_at(buf, offset)
-            }
-            Served::Memory(memory) => {
-                memory.check_range(offset, buf.len())?;
-                memory.disk.read_at(offset, buf)
-            }
+            Served::File(file) => file.file.read_exact_at(buf, offset),
+            Served::Memory(memory) => memory.disk.read_at(offset, buf),
         }
     }
 
     fn write_at(&mut self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        check_range(self.len(), offset, buf.len())?;
         match self {
-            Served::File(file) => {
-                file.check_range(offset, buf.len())?;
-                file.file.write_all_at(buf, offset)
-            }
-            Served::Memory(memory) => {
-                memory.check_range(offset, buf.len())?;
-                memory.disk.write_at(offset, buf)
-            }
+            Served::File(file) => file.file.write_all_at(buf, offset),
+            Served::Memory(memory) => memory.disk.write_at(offset, buf),
         }
     }
 

@@ -20,7 +20,7 @@ use netswap::units::{Bytes, Nanos, Share};
 use serde_json::json;
 
 use super::signals::Stop;
-use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
+use super::{EXIT_OK, Failure, Outcome, out};
 use disk::{FileDisk, Memory, Served};
 
 /// Calls a client may have outstanding before its next ones wait in the kernel. Picked by eye: half of the
@@ -49,7 +49,8 @@ enum Protocol {
 }
 
 #[derive(clap::Args)]
-#[command(after_help = "Faults (--fault): late, twice: replies held back, or sent again, by --late-by; garbage: replies \
+#[command(
+    after_help = "Faults (--fault): late, twice: replies held back, or sent again, by --late-by; garbage: replies \
                   damaged; jukebox: NFS3ERR_JUKEBOX; short-write, short-read: fewer bytes than asked for; forget: what \
                   is uncommitted is lost, the verifier another one; weak: a WRITE less stable than asked for; held: \
                   a WRITE put aside without an answer, and carried out --held-for later.\n
@@ -57,17 +58,22 @@ Examples:
   netswap serve nfs --listen 127.0.0.1:20490 --file /var/tmp/area0 --size 1GiB
   netswap serve nfs --memory 1GiB --fault jukebox=1% --fault twice=0.1% --seed 7
   nfs-ls 'nfs://127.0.0.1/swap?version=3&nfsport=20490&mountport=20490'\n
-Exit codes: 0 ended by a signal; 1 the file failed; 2 the file or the address cannot be used.")]
+Exit codes: 0 ended by a signal; 1 the file failed; 2 the file or the address cannot be used."
+)]
 struct NfsArgs {
     /// Where to listen, as ADDRESS:PORT; port 0 lets the system choose
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// The file or block device that holds the bytes; a file is created if there is none
+    /// The file or block device that holds the bytes; a file is created if there is none. One without a byte is
+    /// not shown until a client creates it
     #[arg(long, value_name = "F", required_unless_present = "memory")]
     file: Option<PathBuf>,
     /// Serve so much memory instead of a file
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["file", "size", "no_sync"])]
     memory: Option<Bytes>,
+    /// Show the memory only once a client has created the file
+    #[arg(long, requires = "memory")]
+    absent: bool,
     /// Length of the file if it is created here, or empty; of another one it is an error that its length differs
     #[arg(long)]
     size: Option<Bytes>,
@@ -128,7 +134,9 @@ impl NfsArgs {
         if let Some(size) = self.memory {
             return match Memory::new(size.0) {
                 Ok(_) if size.0 == 0 => Err(Failure::usage("--memory 0B: nothing to serve")),
-                Ok(memory) => Ok(Served::Memory(memory)),
+                Ok(memory) => {
+                    Ok(Served::Memory(if self.absent { memory.emptied() } else { memory }))
+                }
                 Err(error) => Err(Failure::usage(format_args!("--memory {size}: {error}"))),
             };
         }
@@ -140,7 +148,8 @@ impl NfsArgs {
 
     /// The name that clients look up.
     fn name(&self) -> Result<String, Failure> {
-        let of_file = || self.file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+        let of_file =
+            || self.file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
         let name = self.name.as_deref().or_else(of_file).unwrap_or("area0");
         let fits = (1..=255).contains(&name.len()) && !name.contains(['/', '\0']);
         if !fits || matches!(name, "." | "..") {
@@ -245,16 +254,21 @@ fn serve_nfs(args: &NfsArgs) -> Outcome {
     let first = net.listener_conns(listener).next().map_or(0, |id| id.index());
     let config = args.config(listens.port(), disk.len())?;
     let pool = PagePool::new(PoolConfig::new(config.frames() + 256));
-    let mut server = NfsServer::new(config, &pool)
-        .map_err(|error| Failure::usage(format_args!("no memory for {clients} clients: {error}")))?;
-    server.add_file(&name, disk);
+    let mut server = NfsServer::new(config, &pool).map_err(|error| {
+        Failure::usage(format_args!("no memory for {clients} clients: {error}"))
+    })?;
+    if disk.is_empty() || args.absent {
+        server.add_spare_for(&name, disk);
+    } else {
+        server.add_file(&name, disk);
+    }
     let stop = Stop::on_signals(net.waker())
         .map_err(|error| Failure::usage(format_args!("cannot wait for signals: {error}")))?;
     announce(args, listens, &name)?;
 
     let clock = Clock::new();
     while !stop.is_asked() {
-        net.wait(clock.now(), None).map_err(failed)?;
+        net.wait(clock.now(), None).map_err(Failure::of_run)?;
         let now = clock.now();
         while let Some(id) = net.next_ready(now) {
             net.drive(now, id, &mut server.connection(id.index() - first));
@@ -263,12 +277,10 @@ fn serve_nfs(args: &NfsArgs) -> Outcome {
     // A server that ends in peace keeps what it was given.
     let flushed = server.disk_mut(&name).map_or(Ok(()), |disk| disk.flush());
     summarise(args, &server, &net.stats(), clock.now().as_nanos())?;
-    flushed.map_err(|error| failed(format_args!("the file cannot be made durable: {error}")))?;
+    flushed.map_err(|error| {
+        Failure::of_run(format_args!("the file cannot be made durable: {error}"))
+    })?;
     Ok(EXIT_OK)
-}
-
-fn failed(message: impl ToString) -> Failure {
-    Failure { code: EXIT_FAILED, message: Some(message.to_string()) }
 }
 
 fn announce(args: &NfsArgs, listens: SocketAddr, name: &str) -> Result<(), Failure> {
@@ -325,9 +337,11 @@ fn summarise<D: Disk>(
             "ran_s": ran_ns as f64 / 1e9,
         }));
     }
-    let faults = faults.map(|(name, n)| vec![format!("fault: {name}"), n.to_string()]);
+    let head = vec!["what".to_string(), "times".to_string()];
     let rows = counts.into_iter().map(|(name, n)| vec![name.to_string(), n.to_string()]);
-    out::line(table(&rows.chain(faults).collect::<Vec<_>>()))
+    let faults = faults.map(|(name, n)| vec![format!("fault: {name}"), n.to_string()]);
+    let rows: Vec<_> = std::iter::once(head).chain(rows).chain(faults).collect();
+    out::print(table(&rows))
 }
 
 #[cfg(test)]
