@@ -31,7 +31,15 @@ fn an_area_is_what_others_take_for_one_and_has_no_hole() {
     let stored = scratch.path("area0");
     let server = Server::start(&["--file", &stored]);
     let made = netswap(&[
-        "mkswap", server.url(), "--size", "1MiB", "--label", "netswap", "--uuid", UUID, "--json",
+        "mkswap",
+        server.url(),
+        "--size",
+        "1MiB",
+        "--label",
+        "netswap",
+        "--uuid",
+        UUID,
+        "--json",
     ]);
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let report: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
@@ -47,7 +55,10 @@ fn an_area_is_what_others_take_for_one_and_has_no_hole() {
         }
     }
     if let Some(text) = said("file", &["-b", &stored]) {
-        assert!(text.contains("swap file") && text.contains("256") || text.contains("255"), "{text}");
+        assert!(
+            text.contains("swap file") && text.contains("256") || text.contains("255"),
+            "{text}"
+        );
         assert!(text.contains("LABEL=netswap"), "{text}");
     }
 }

@@ -37,7 +37,9 @@ fn libnfs_writes_a_file_lists_it_and_reads_it_back() {
     let (local, back) = (scratch.path("local"), scratch.path("back"));
     std::fs::write(&local, &bytes).unwrap();
     let stored = scratch.path("stored");
-    for behind in [vec!["--file", &stored], vec!["--memory", "2MiB", "--absent", "--name", "stored"]] {
+    for behind in
+        [vec!["--file", &stored], vec!["--memory", "2MiB", "--absent", "--name", "stored"]]
+    {
         let server = Server::start(&behind);
         run("nfs-cp", &[&local, server.url()]);
         let listed = run("nfs-ls", &[&server.url().replace("/stored?", "?")]);

@@ -1,7 +1,7 @@
 //! The command line: subcommands, and what they share.
 //!
 //! Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or the
-//! output cannot be written; 2 the command line, a scenario or a trace cannot be used; 3 nobody answers at a URL.
+//! output cannot be written; 2 the command line, a scenario or a trace cannot be used; 3 a server cannot be reached.
 
 mod completions;
 mod ls;
@@ -25,7 +25,7 @@ const EXIT_OK: u8 = 0;
 const EXIT_FAILED: u8 = 1;
 /// The command line, a scenario or a trace cannot be used.
 const EXIT_USAGE: u8 = 2;
-/// Nobody answers at the URL.
+/// A server cannot be reached.
 const EXIT_UNREACHABLE: u8 = 3;
 
 #[derive(Parser)]
@@ -35,7 +35,7 @@ const EXIT_UNREACHABLE: u8 = 3;
     about = "Swap over a network, without the deadlock",
     after_help = "Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or \
                   the output cannot be written; 2 the command line, a scenario or a trace cannot be \
-                  used; 3 nobody answers at a URL.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
+                  used; 3 a server cannot be reached.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
 )]
 struct Cli {
     #[command(subcommand)]
