@@ -190,7 +190,8 @@ pub fn table(rows: &[Vec<String>]) -> String {
     out
 }
 
-fn grouped(n: u64) -> String {
+/// A count with its thousands told apart: `12,345`.
+pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
@@ -202,7 +203,8 @@ fn grouped(n: u64) -> String {
     out
 }
 
-fn micros(us: f64) -> String {
+/// A length of time in microseconds, in the unit that suits it.
+pub fn micros(us: f64) -> String {
     match us {
         us if us < 1_000.0 => format!("{us:.0} us"),
         us if us < 1_000_000.0 => format!("{:.1} ms", us / 1e3),

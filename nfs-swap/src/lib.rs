@@ -26,8 +26,8 @@ pub mod url;
 pub mod xdr;
 
 pub use client::{
-    NfsBackend, NfsConfig, NfsStats, PageCompletion, PageRequest, PageSubmitError, UnknownPolicy,
-    WritePolicy,
+    NfsBackend, NfsConfig, NfsFacts, NfsStats, PageCompletion, PageRequest, PageSubmitError,
+    UnknownPolicy, WritePolicy,
 };
 pub use lister::{ListError, ListEvent, ListStats, ListerConfig, NfsLister};
 pub use server::{

@@ -521,19 +521,23 @@ pub struct FsInfoOk {
     pub rtmax: u32,
     /// Most bytes of one WRITE.
     pub wtmax: u32,
+    /// Bytes of a READ that the server likes best.
+    pub rtpref: u32,
+    /// Bytes of a WRITE that the server likes best.
+    pub wtpref: u32,
     /// Most bytes of a file.
     pub max_file_bytes: u64,
 }
 
 impl FsInfoOk {
-    /// Writes the result: the preferred sizes are the largest, multiples are of 4 bytes.
+    /// Writes the result: multiples are of 4 bytes.
     ///
     /// # Errors
     /// When it does not fit.
     pub fn encode(&self, out: &mut Encoder<'_>) -> Result<(), Full> {
         out.u32(0)?;
         encode_post_op(out, None)?;
-        for word in [self.rtmax, self.rtmax, 4, self.wtmax, self.wtmax, 4, 4096] {
+        for word in [self.rtmax, self.rtpref, 4, self.wtmax, self.wtpref, 4, 4096] {
             out.u32(word)?;
         }
         out.u64(self.max_file_bytes)?;
@@ -552,12 +556,14 @@ impl FsInfoOk {
             return Ok(Err(status));
         }
         let rtmax = dec.u32()?;
-        dec.raw(8)?;
+        let rtpref = dec.u32()?;
+        dec.raw(4)?;
         let wtmax = dec.u32()?;
-        dec.raw(12)?;
+        let wtpref = dec.u32()?;
+        dec.raw(8)?;
         let max_file_bytes = dec.u64()?;
         dec.raw(12)?;
-        Ok(Ok(FsInfoOk { rtmax, wtmax, max_file_bytes }))
+        Ok(Ok(FsInfoOk { rtmax, wtmax, rtpref, wtpref, max_file_bytes }))
     }
 }
 

@@ -90,7 +90,9 @@ fn replies() -> impl Strategy<Value = Vec<u8>> {
             CreateOk { object, attrs }.encode(out).unwrap();
         })),
         any::<(u32, u32, u64)>().prop_map(|(rtmax, wtmax, max_file_bytes)| encoded(|out| {
-            FsInfoOk { rtmax, wtmax, max_file_bytes }.encode(out).unwrap();
+            FsInfoOk { rtmax, wtmax, rtpref: rtmax, wtpref: wtmax, max_file_bytes }
+                .encode(out)
+                .unwrap();
         })),
     ]
 }

@@ -1,14 +1,18 @@
 //! The command line: subcommands, and what they share.
 //!
 //! Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or the
-//! output cannot be written; 2 the command line, a scenario or a trace cannot be used; 3 a server cannot be reached.
+//! output cannot be written; 2 the command line, a scenario or a trace cannot be used; 3 a server cannot be
+//! reached.
 
+mod check;
 mod completions;
+mod io;
 mod ls;
 mod mkswap;
 mod out;
 mod plan;
 mod progress;
+mod remote;
 mod replay;
 mod serve;
 mod signals;
@@ -48,6 +52,10 @@ enum Command {
     Sim(Box<sim::Args>),
     /// Run randomly drawn scenarios with all protections on, and check every page and every frame
     Stress(stress::Args),
+    /// Put a load on a file of a real server, and verify every page
+    Io(Box<io::Args>),
+    /// Find out whether a file of a real server is fit to swap on
+    Check(check::Args),
     /// Print how much memory must be set aside before swapping starts, term by term
     Plan(plan::Args),
     /// Do again what an allocator trace says, and compare every outcome
@@ -97,6 +105,8 @@ pub(crate) fn run() -> ExitCode {
     let outcome = Cli::try_parse().map_err(told).and_then(|cli| match cli.command {
         Command::Sim(args) => sim::run(&args),
         Command::Stress(args) => stress::run(&args),
+        Command::Io(args) => io::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Mkswap(args) => mkswap::run(&args),

@@ -8,6 +8,7 @@ use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig, Span};
 use netswap_swap::signature::Header;
 use netswap_swap::{Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError};
 
+use super::area::{read_header_page, write_header_page};
 use super::error::{OpenError, TransferError};
 use super::scheme::StoreUrl;
 use super::store::{OpenOptions, RealStore};
@@ -188,15 +189,13 @@ pub fn make_area(
         })?;
     }
     let header = Header { uuid: options.uuid, label: options.label, ..Header::new(wanted) };
-    header.write(sweep.first_page().bytes_mut());
-    let mut as_written = [0; PAGE_SIZE];
-    header.write(&mut as_written);
-    sweep.run(Op::Write, 0..1, &mut |_, _| Ok(()))?;
-    sweep.first_page().bytes_mut().fill(0);
-    sweep.run(Op::Read, 0..1, &mut |_, pages| match pages.first() {
-        Some(page) if *page.bytes() == as_written => Ok(()),
-        _ => Err(MkswapError::NotKept { server: server.clone() }),
-    })?;
+    let mut page = [0; PAGE_SIZE];
+    header.write(&mut page);
+    let failed = |error| MkswapError::Transfer { server: server.clone(), slot: 0, error };
+    write_header_page(&mut store, &page).map_err(failed)?;
+    if read_header_page(&mut store).map_err(failed)? != page {
+        return Err(MkswapError::NotKept { server });
+    }
     let took = store.now().since(begun);
     store.shutdown();
     Ok(Made { slots: wanted, is_new, pages_read, pages_written: pages_written + 1, took })
@@ -221,7 +220,7 @@ struct Sweep<'s> {
     server: String,
     timeout: Span,
     batch: usize,
-    /// Buffers that are not with the store, of one batch each. The last is used first.
+    /// Buffers that are not with the store, of one batch each.
     buffers: Vec<PageVec>,
 }
 
@@ -240,12 +239,6 @@ impl<'s> Sweep<'s> {
             (0..in_flight).map(buffer).filter(|pages| pages.len() == batch).collect();
         assert!(!buffers.is_empty(), "a pool of its own has room for a batch");
         Sweep { server: store.server().to_string(), store, timeout, batch, buffers }
-    }
-
-    /// The page that a request of one page moves next.
-    fn first_page(&mut self) -> &mut Frame {
-        let buffer = self.buffers.last_mut().expect("all buffers are here between sweeps");
-        &mut buffer[0]
     }
 
     fn failed(&self, slot: u32, error: impl Into<TransferError>) -> MkswapError {

@@ -5,6 +5,10 @@
 //!
 //! - [`scheme`]: the one table of what a URL may begin with, and what makes a client of it;
 //! - [`store`]: [`RealStore`], a client with its connection, thread and clock;
+//! - [`area`]: whether what is in a store may be written, and its header;
+//! - [`check`]: whether a store is fit to swap on;
+//! - [`load`]: a load with verification;
+//! - [`paging`]: the simulated machine over a real store, in real time;
 //! - `pump`: the event loop of one connection, for whatever session it is;
 //! - [`mkswap`]: a swap area is made; [`list`](mod@list): a directory is listed;
 //! - [`error`]: why a store cannot be used, and what to do next;
@@ -17,14 +21,19 @@
 //! - Whoever waits has a deadline; what ends it is a typed error that says what to do next.
 //! - Nothing is allocated from the heap while requests move.
 
+pub mod area;
+pub mod check;
 pub mod error;
 pub mod list;
+pub mod load;
 pub mod local;
 pub mod mkswap;
+pub mod paging;
 mod pump;
 pub mod scheme;
 pub mod store;
 
+pub use area::{AreaFacts, FitError, fit_to_write};
 pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
 pub use list::{ListFailure, ListOptions, Listed, list};
 pub use local::is_this_host;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use netswap_nfs::{NfsBackend, NfsUrl};
+use netswap_nfs::{NfsBackend, NfsUrl, WritePolicy};
 
 use super::error::StoreUrlError;
 use super::store::OpenOptions;
@@ -81,6 +81,13 @@ impl StoreUrl {
     pub fn host(&self) -> String {
         match self {
             StoreUrl::Nfs(url) => url.host.to_string(),
+        }
+    }
+
+    /// The same store, with writes that last in this way.
+    pub fn with_write_policy(&self, write: WritePolicy) -> StoreUrl {
+        match self {
+            StoreUrl::Nfs(url) => StoreUrl::Nfs(NfsUrl { write, ..url.clone() }),
         }
     }
 

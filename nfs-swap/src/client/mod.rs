@@ -13,6 +13,7 @@
 //!   `link`, beside this folder, keeps the connection, for the lister too;
 //! - `receive`: replies, taken in place;
 //! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last;
+//! - `facts`: what the server said, for reports;
 //! - `fence`: copies of a call that may be carried out late, and when none can any more.
 //!
 //! # Invariants
@@ -28,6 +29,7 @@
 
 mod calls;
 mod commit;
+mod facts;
 mod fence;
 mod receive;
 mod requests;
@@ -49,9 +51,10 @@ use netswap_swap::{
 use crate::link::Link;
 use crate::message::CONTROL_HEAD_BYTES;
 use crate::pages::STAGE_BYTES;
-use crate::proto::{FileHandle, Nfsstat3};
+use crate::proto::{Fattr3, FileHandle, FsInfoOk, Nfsstat3};
 use crate::rpc::{AuthSys, XidTable};
 pub use commit::{UnknownPolicy, WritePolicy};
+pub use facts::NfsFacts;
 use receive::Receiver;
 pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
@@ -390,6 +393,9 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     root: FileHandle,
     dir: FileHandle,
     file: FileHandle,
+    /// What the server said of its file system and of the file.
+    fs_info: Option<FsInfoOk>,
+    file_attrs: Option<Fattr3>,
     handle_generation: u32,
     slots: u32,
     batch_pages: usize,
@@ -507,6 +513,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             root: FileHandle::EMPTY,
             dir: FileHandle::EMPTY,
             file: FileHandle::EMPTY,
+            fs_info: None,
+            file_attrs: None,
             handle_generation: 0,
             slots: 0,
             batch_pages: BATCH_PAGES_MAX,

@@ -269,6 +269,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 }
                 self.control_done();
                 info.map(|info| {
+                    self.fs_info = Some(info);
                     self.set_limits(info.rtmax, info.wtmax);
                     self.go_to(now, Step::GetAttr);
                 })
@@ -280,6 +281,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 match attrs {
                     Ok(attrs) if attrs.ftype != NF3REG => Err(Nfsstat3::Inval),
                     Ok(attrs) => {
+                        self.file_attrs = Some(attrs);
                         self.sized_up(now, attrs.size);
                         Ok(())
                     }

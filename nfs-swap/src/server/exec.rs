@@ -205,6 +205,8 @@ impl<D: Disk> NfsServer<D> {
                 let info = FsInfoOk {
                     rtmax: self.config.rtmax,
                     wtmax: self.config.wtmax,
+                    rtpref: self.config.rtmax,
+                    wtpref: self.config.wtmax,
                     max_file_bytes: self.config.file_bytes_max,
                 };
                 self.succeed(buffer.clone(), xid, |out| info.encode(out))

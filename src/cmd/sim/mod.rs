@@ -1,11 +1,13 @@
 //! `netswap sim`: the headline test, or a scenario of the user's own.
 
+mod remote;
 mod text;
 
 use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
 use netswap::plan::host_plan;
+use netswap::real::{StoreUrl, StoreUrlError};
 use netswap::report::{Outcome as RowOutcome, Row, protections};
 use netswap::scenario::{Ablation, Scenario, Store};
 use netswap::swap::lackey;
@@ -13,6 +15,7 @@ use netswap::units::{BitRate, Bytes, Nanos, Share};
 use netswap::world::{self, RunSpec};
 
 use super::progress::{self, Lines};
+use super::remote::Connect;
 use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
 
 #[derive(clap::Args)]
@@ -24,11 +27,14 @@ use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
   netswap sim --ablate tag,drop                  two protections off in one run
   netswap sim --scenario scenarios/transactions.toml --ablate reservation
                                                  memory that must not fail, looped for: a deadlock
+  netswap sim --backend nfs://server/export/area0 --ram 16MiB
+                                                 over a real server, in real time, every page verified
   valgrind --tool=lackey --trace-mem=yes ls 2>&1 | netswap sim --trace - --ram 4MiB")]
 pub(super) struct Args {
-    /// Where pages go
-    #[arg(long, value_parser = ["nfs", "iscsi", "both"], default_value = "both")]
-    backend: String,
+    /// Where pages go: nfs, iscsi or both, simulated; or the URL of a file on a real server, nfs://host/export/file,
+    /// which is paged to in real time, without link and flood, every page verified
+    #[arg(long, value_name = "STORE", default_value = "both", value_parser = backend)]
+    backend: Backend,
     /// Memory of the host, up to 64GiB; at least what its plan needs (see `netswap plan`) [default: 64MiB]
     #[arg(long)]
     ram: Option<Bytes>,
@@ -92,19 +98,41 @@ pub(super) struct Args {
     /// .zst). For one row only: choose one backend and one set of protections
     #[arg(long, value_name = "FILE")]
     alloc_trace: Option<PathBuf>,
+    #[command(flatten)]
+    connect: Connect,
     /// Print one JSON object a row
     #[arg(long)]
     json: bool,
 }
 
+/// Where pages go.
+#[derive(Clone, Debug)]
+enum Backend {
+    /// To servers of the simulation.
+    Simulated(&'static [Store]),
+    /// To a real one.
+    Real(StoreUrl),
+}
+
+fn backend(text: &str) -> Result<Backend, String> {
+    match text {
+        "nfs" => Ok(Backend::Simulated(&[Store::Nfs])),
+        "iscsi" => Ok(Backend::Simulated(&[Store::Iscsi])),
+        "both" => Ok(Backend::Simulated(&Store::ALL)),
+        url if url.contains("://") => {
+            url.parse().map(Backend::Real).map_err(|error: StoreUrlError| error.to_string())
+        }
+        _ => Err("possible values: nfs, iscsi, both, or a URL as nfs://host/export/file".into()),
+    }
+}
+
 pub(super) fn run(args: &Args) -> Outcome {
     let scenario = scenario(args)?;
-    let sets = ablation_sets(args, &scenario)?;
-    let stores: &[Store] = match args.backend.as_str() {
-        "nfs" => &[Store::Nfs],
-        "iscsi" => &[Store::Iscsi],
-        _ => &Store::ALL,
+    let stores = match &args.backend {
+        Backend::Simulated(stores) => *stores,
+        Backend::Real(url) => return remote::run(args, url, scenario),
     };
+    let sets = ablation_sets(args, &scenario)?;
     let rows_wanted = stores.len() * sets.len();
     if args.alloc_trace.is_some() && rows_wanted > 1 {
         return Err(Failure::usage(format!(

@@ -1,0 +1,203 @@
+//! `netswap check`: whether a file of a real server is fit to swap on.
+
+use netswap::real::check::{CheckReport, CheckSpec, Finding, Verdict, check};
+use netswap::report::{micros, table};
+use netswap::reserve::{PAGE_SIZE, Span};
+use netswap::units::Bytes;
+use serde::Serialize;
+
+use super::remote::{self, Connect, Protections};
+use super::{EXIT_FAILED, EXIT_OK, Outcome, out};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  netswap check nfs://server/export/area0
+  netswap check nfs://server/export/area0 --json
+  netswap check nfs://localhost:20490/export/area0 --allow-local
+
+What is written is the header page alone, with the bytes that were just read from it, and only if it is the \
+header of a swap area: an area that is in use comes to no harm. --no-write leaves that out.
+
+Exit codes: 0 fit; 1 not fit, or the server refuses the file; 2 the command line cannot be used; 3 the server cannot be \
+reached.")]
+pub(super) struct Args {
+    /// The store: nfs://host[:port]/export/path/file
+    url: String,
+    /// Accept a server on this very host, though it can deadlock with its client
+    #[arg(long)]
+    allow_local: bool,
+    /// Write nothing at all; whether stable writes and COMMIT behave stays unknown
+    #[arg(long)]
+    no_write: bool,
+    #[command(flatten)]
+    connect: Connect,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// An RPC program that was used, and where.
+#[derive(Serialize)]
+struct Program {
+    name: &'static str,
+    program: u32,
+    version: u32,
+    port: u16,
+}
+
+#[derive(Serialize)]
+struct Limits {
+    rtmax: u32,
+    rtpref: u32,
+    wtmax: u32,
+    wtpref: u32,
+    file_bytes_max: u64,
+}
+
+#[derive(Serialize)]
+struct File {
+    size: u64,
+    used: Option<u64>,
+    mode: Option<String>,
+    uid: Option<u32>,
+    slots: u32,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    ready_us: f64,
+    read_p50_us: f64,
+    read_p99_us: f64,
+    read_max_us: f64,
+    write_stable_us: Option<f64>,
+    write_committed_us: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    server: String,
+    address: Option<String>,
+    fit: bool,
+    programs: Vec<Program>,
+    limits: Option<Limits>,
+    file: File,
+    latency: Latency,
+    findings: Vec<Finding>,
+    protections: Protections,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let url = remote::url(&args.url)?;
+    let spec = CheckSpec { allow_local: args.allow_local, write: !args.no_write };
+    let found = check(&url, &args.connect.options(1), &spec).map_err(remote::not_opened)?;
+    let code = if found.is_fit() { EXIT_OK } else { EXIT_FAILED };
+    let report = report(&found);
+    let text = match args.json {
+        true => serde_json::to_string(&report).expect("a report has only plain fields"),
+        false => text(&report),
+    };
+    out::line(text).map_err(|failure| failure.after(code))?;
+    Ok(code)
+}
+
+fn us(span: Span) -> f64 {
+    span.as_nanos() as f64 / 1e3
+}
+
+fn report(found: &CheckReport) -> Report {
+    let facts = found.nfs;
+    let read = |quantile| found.read_latency.value_at_quantile(quantile) as f64 / 1e3;
+    Report {
+        server: found.server.clone(),
+        address: found.address.map(|at| at.to_string()),
+        fit: found.is_fit(),
+        programs: facts
+            .iter()
+            .flat_map(|facts| {
+                use netswap::nfs::{mount, proto};
+                let nfs = ("NFS", proto::PROGRAM, proto::VERSION, facts.server.port());
+                [nfs, ("MOUNT", mount::PROGRAM, mount::VERSION, facts.mount.port())]
+            })
+            .map(|(name, program, version, port)| Program { name, program, version, port })
+            .collect(),
+        limits: facts.map(|facts| Limits {
+            rtmax: facts.fs.rtmax,
+            rtpref: facts.fs.rtpref,
+            wtmax: facts.fs.wtmax,
+            wtpref: facts.fs.wtpref,
+            file_bytes_max: facts.fs.max_file_bytes,
+        }),
+        file: File {
+            size: facts.map_or(u64::from(found.slots) * PAGE_SIZE as u64, |facts| facts.file.size),
+            used: facts.map(|facts| facts.file.used),
+            mode: facts.map(|facts| format!("{:04o}", facts.file.mode & 0o7777)),
+            uid: facts.map(|facts| facts.file.uid),
+            slots: found.slots,
+        },
+        latency: Latency {
+            ready_us: us(found.ready_after),
+            read_p50_us: read(0.5),
+            read_p99_us: read(0.99),
+            read_max_us: found.read_latency.max() as f64 / 1e3,
+            write_stable_us: found.write_latency[0].map(us),
+            write_committed_us: found.write_latency[1].map(us),
+        },
+        findings: found.findings.clone(),
+        protections: found.protection.into(),
+    }
+}
+
+fn text(report: &Report) -> String {
+    let Report { file, latency, .. } = report;
+    let mut rows = vec![["what", "verdict", "found"].map(String::from).to_vec()];
+    let mut fact = |what: &str, found: String| rows.push(vec![what.into(), String::new(), found]);
+    fact("server", format!("{} at {}", report.server, report.address.as_deref().unwrap_or("?")));
+    let programs: Vec<String> = report
+        .programs
+        .iter()
+        .map(|p| {
+            format!("{} (program {}) version {} on port {}", p.name, p.program, p.version, p.port)
+        })
+        .collect();
+    fact("programs", programs.join(", "));
+    if let Some(l) = &report.limits {
+        let size = |bytes: u32| Bytes(bytes.into());
+        fact(
+            "limits",
+            format!(
+                "READ up to {}, best {}; WRITE up to {}, best {}; files up to {}",
+                size(l.rtmax),
+                size(l.rtpref),
+                size(l.wtmax),
+                size(l.wtpref),
+                Bytes(l.file_bytes_max),
+            ),
+        );
+    }
+    let mode = file.mode.as_ref().zip(file.uid);
+    let owner = mode.map_or(String::new(), |(mode, uid)| format!(", mode {mode}, of user {uid}"));
+    fact("file", format!("{}, {} slots{owner}", Bytes(file.size), file.slots));
+    let write = |us: Option<f64>| us.map_or("not tried".into(), micros);
+    fact(
+        "latency",
+        format!(
+            "ready after {}; a read {} (p99 {}, max {}); a stable write {}, a committed one {}",
+            micros(latency.ready_us),
+            micros(latency.read_p50_us),
+            micros(latency.read_p99_us),
+            micros(latency.read_max_us),
+            write(latency.write_stable_us),
+            write(latency.write_committed_us),
+        ),
+    );
+    fact("protections", report.protections.line());
+    for finding in &report.findings {
+        let verdict = match finding.verdict {
+            Verdict::Good => "good",
+            Verdict::Warning => "warning",
+            Verdict::Bad => "BAD",
+        };
+        rows.push(vec![finding.name.into(), verdict.into(), finding.what.clone()]);
+    }
+    format!("{}{}", table(&rows), if report.fit { "fit to swap on" } else { "NOT fit to swap on" })
+}

@@ -1,0 +1,599 @@
+//! A load on a store: blocks written and read at a given depth for a time or a number, every page
+//! verified if that is asked for.
+//!
+//! - `stamp`: what a page holds, and what is wrong with one that comes back;
+//! - `slots`: which slot is next, and what each must hold.
+//!
+//! Pages come from a [`PagePool`] that has room for all that can be outstanding; what READs land in is a
+//! reserve of its own ([`RX_RESERVE`]), so page-outs that wait cannot take the memory of page-ins.
+//!
+//! # Invariants
+//! - Nothing is allocated from the heap between the first request and the last completion.
+//! - A slot whose write may be carried out late is not written again before that cannot happen any more
+//!   ([`netswap_swap::SwapBackend::fences`]); the pager does the same.
+//! - A page that does not match is counted and told, never taken for right.
+
+mod slots;
+mod stamp;
+
+use std::fmt;
+use std::time::Duration;
+
+use arrayvec::ArrayVec;
+use hdrhistogram::Histogram;
+use netswap_net::kernel::KernelError;
+use netswap_reserve::{
+    EmergencyScope, Gfp, PagePool, PoolConfig, PoolError, ReserveId, Span, Time,
+};
+use netswap_swap::{
+    BackendState, Completion, Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError,
+    SwapBackend, backend::BATCH_PAGES_MAX,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+pub use stamp::Mismatch;
+
+use super::RealStore;
+use slots::SlotTable;
+
+/// The reserve that READs may take their pages from.
+pub const RX_RESERVE: &str = "io.rx";
+/// Faults that are told one by one; the others are counted.
+pub const FAULTS_TOLD: usize = 8;
+/// Frames beside those for pages that are outstanding: the least headroom of a pool and its gaps.
+const POOL_MARGIN: u32 = 64;
+
+/// What a load does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// Reads blocks in order.
+    Read,
+    /// Writes blocks in order.
+    Write,
+    /// Reads blocks drawn at random.
+    RandRead,
+    /// Writes blocks drawn at random.
+    RandWrite,
+    /// Reads and writes blocks drawn at random, half and half; a block that was not written yet is
+    /// written.
+    Mixed,
+}
+
+impl Pattern {
+    /// All of them.
+    pub const ALL: [Pattern; 5] =
+        [Pattern::Read, Pattern::Write, Pattern::RandRead, Pattern::RandWrite, Pattern::Mixed];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pattern::Read => "read",
+            Pattern::Write => "write",
+            Pattern::RandRead => "randread",
+            Pattern::RandWrite => "randwrite",
+            Pattern::Mixed => "mixed",
+        }
+    }
+
+    /// Whether it writes.
+    pub fn is_writing(self) -> bool {
+        !matches!(self, Pattern::Read | Pattern::RandRead)
+    }
+}
+
+/// When a load ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// After this time.
+    After(Span),
+    /// After so many operations.
+    Ops(u64),
+}
+
+/// A load.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadSpec {
+    /// What it does.
+    pub pattern: Pattern,
+    /// Pages of a block, 1 to 16: what one operation moves.
+    pub block_pages: usize,
+    /// Operations outstanding.
+    pub depth: usize,
+    /// Slots it may use, from [`LoadSpec::first_slot`] on.
+    pub slots: u32,
+    /// The first of them.
+    pub first_slot: u32,
+    /// When it ends.
+    pub stop: Stop,
+    /// Pages are stamped when they are written and compared when they are read.
+    pub verify: bool,
+    /// Operations on adjacent blocks that are due together go to the store as one request.
+    pub merge: bool,
+    /// What is drawn, and what pages hold.
+    pub seed: u64,
+    /// How long the store has for a request.
+    pub request_timeout: Option<Span>,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadFault {
+    /// A page was not what had been written.
+    Page {
+        /// Where.
+        slot: u32,
+        /// What is wrong with it.
+        mismatch: Mismatch,
+    },
+    /// The store did not do it.
+    Store {
+        /// What was asked for.
+        op: Op,
+        /// Where.
+        slot: u32,
+        /// Why.
+        error: StoreError,
+    },
+}
+
+impl fmt::Display for LoadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadFault::Page { slot, mismatch } => write!(f, "slot {slot}: {mismatch}"),
+            LoadFault::Store { op: Op::Read, slot, error } => {
+                write!(f, "READ of slot {slot}: {error}")
+            }
+            LoadFault::Store { op: Op::Write, slot, error } => {
+                write!(f, "WRITE of slot {slot}: {error}")
+            }
+        }
+    }
+}
+
+/// Why a load ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// No memory for what may be outstanding.
+    #[error("no memory for the pages of {depth} operations: {source}")]
+    Pool {
+        /// Operations.
+        depth: usize,
+        /// Why.
+        source: PoolError,
+    },
+    /// There is no whole block.
+    #[error("{slots} slots beside the header do not hold one block of {block_pages} pages")]
+    TooSmall {
+        /// Slots there are.
+        slots: u32,
+        /// Pages of a block.
+        block_pages: usize,
+    },
+    /// The event loop does not turn any more.
+    #[error(transparent)]
+    Net(#[from] KernelError),
+    /// The store takes nothing any more.
+    #[error("the store takes no requests any more: {0:?}")]
+    Store(BackendState),
+    /// No slot may be written any more.
+    #[error(
+        "all {slots} slots are quarantined: a late copy of a write may still reach each of them; a restart \
+         of the server, or a new run, makes them usable again"
+    )]
+    Quarantined {
+        /// How many.
+        slots: u32,
+    },
+}
+
+/// What a load did.
+#[derive(Clone, Debug)]
+pub struct LoadReport {
+    /// Operations that ended well, by kind.
+    pub reads: u64,
+    /// As above.
+    pub writes: u64,
+    /// Pages of these.
+    pub pages: u64,
+    /// Requests that the store was given.
+    pub requests: u64,
+    /// Pages that were compared, and were right.
+    pub pages_verified: u64,
+    /// Pages that were not.
+    pub pages_wrong: u64,
+    /// Operations that the store did not do.
+    pub store_errors: u64,
+    /// The first of the faults.
+    pub faults: ArrayVec<LoadFault, FAULTS_TOLD>,
+    /// From the first submission to the last completion.
+    pub elapsed: Span,
+    /// The longest time without a completion.
+    pub longest_pause: Span,
+    /// Processor time of this thread meanwhile: user and system.
+    pub cpu: Duration,
+    /// From submission to completion, in nanoseconds.
+    pub read_latency: Histogram<u64>,
+    /// As above.
+    pub write_latency: Histogram<u64>,
+    /// Slots in quarantine at the end.
+    pub quarantined: u32,
+    /// Why it ended early, if it did.
+    pub ended_early: Option<String>,
+}
+
+impl LoadReport {
+    fn new() -> LoadReport {
+        let latency = || {
+            // A day in nanoseconds, three significant digits: nothing to grow later.
+            Histogram::new_with_bounds(1, 86_400_000_000_000, 3).expect("the bounds are in order")
+        };
+        LoadReport {
+            reads: 0,
+            writes: 0,
+            pages: 0,
+            requests: 0,
+            pages_verified: 0,
+            pages_wrong: 0,
+            store_errors: 0,
+            faults: ArrayVec::new(),
+            elapsed: Span::ZERO,
+            longest_pause: Span::ZERO,
+            cpu: Duration::ZERO,
+            read_latency: latency(),
+            write_latency: latency(),
+            quarantined: 0,
+            ended_early: None,
+        }
+    }
+
+    /// Operations that ended well.
+    pub fn ops(&self) -> u64 {
+        self.reads + self.writes
+    }
+
+    /// Whether every operation ended well and every page was right.
+    pub fn is_fine(&self) -> bool {
+        self.pages_wrong == 0 && self.store_errors == 0 && self.ended_early.is_none()
+    }
+
+    fn tell(&mut self, fault: LoadFault) {
+        // A full list is enough to begin with; all are counted.
+        let _ = self.faults.try_push(fault);
+    }
+}
+
+/// A request that is outstanding.
+#[derive(Clone, Copy)]
+struct Flight {
+    op: Op,
+    first: u32,
+    ops: u32,
+    since: Time,
+    /// Which write each page must be of.
+    expected: [Option<u32>; BATCH_PAGES_MAX],
+}
+
+/// The processor time that this thread has used.
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// A load that is under way.
+pub struct Load {
+    spec: LoadSpec,
+    slots: SlotTable,
+    pool: PagePool,
+    rx: ReserveId,
+    flights: Box<[Flight]>,
+    free: Vec<u32>,
+    /// An operation that was drawn and did not fit the request before it.
+    drawn: Option<(Op, u32)>,
+    /// The load is over, and what it wrote is being read back: the next block.
+    read_back: Option<u32>,
+    outstanding: usize,
+    submitted: u64,
+    fences: u64,
+    last_end: Time,
+    report: LoadReport,
+}
+
+impl Load {
+    /// A load with all its memory.
+    ///
+    /// # Errors
+    /// When there is no memory, or no room for a block.
+    ///
+    /// # Panics
+    /// If `spec` has a depth of 0, or blocks of no page or more than 16.
+    pub fn new(spec: LoadSpec) -> Result<Load, LoadError> {
+        assert!(spec.depth > 0, "a load of depth 0");
+        assert!((1..=BATCH_PAGES_MAX).contains(&spec.block_pages), "{} pages", spec.block_pages);
+        let blocks = spec.slots / spec.block_pages as u32;
+        if blocks == 0 {
+            let LoadSpec { slots, block_pages, .. } = spec;
+            return Err(LoadError::TooSmall { slots, block_pages });
+        }
+        let pages = (spec.depth * spec.block_pages) as u32;
+        // Written pages above the reserve, read ones inside it if there is nothing else.
+        let mut config = PoolConfig { magazine: 0, ..PoolConfig::new(2 * pages + POOL_MARGIN) };
+        config.frames += config.headroom + config.low_gap + config.high_gap;
+        let pool = PagePool::try_new(config)
+            .map_err(|source| LoadError::Pool { depth: spec.depth, source })?;
+        let rx = pool.add_reserve(ReserveId::ROOT, RX_RESERVE, pages);
+        pool.connect(rx).expect("nothing of the pool is in use");
+        let flight = Flight {
+            op: Op::Read,
+            first: 0,
+            ops: 0,
+            since: Time::ZERO,
+            expected: [None; BATCH_PAGES_MAX],
+        };
+        Ok(Load {
+            slots: SlotTable::new(spec.first_slot, spec.block_pages as u32, blocks, spec.seed),
+            pool,
+            rx,
+            flights: vec![flight; spec.depth].into(),
+            free: (0..spec.depth as u32).rev().collect(),
+            drawn: None,
+            read_back: None,
+            outstanding: 0,
+            submitted: 0,
+            fences: 0,
+            last_end: Time::ZERO,
+            report: LoadReport::new(),
+            spec,
+        })
+    }
+
+    /// Runs it to its end. `progress` is told the share that is done, from 0 to 1, and the operations.
+    /// With verification, whatever it wrote is read back afterwards; that is in no figure but those of
+    /// pages and faults.
+    ///
+    /// # Errors
+    /// When the system refuses to wait. What a store does wrong is in the report.
+    pub fn run(
+        mut self,
+        store: &mut RealStore,
+        progress: &mut dyn FnMut(f64, u64),
+    ) -> Result<LoadReport, LoadError> {
+        let cpu = thread_cpu();
+        let begun = store.now();
+        self.last_end = begun;
+        self.fences = store.client.fences();
+        self.drive(store, begun, progress)?;
+        self.report.elapsed = self.last_end.since(begun);
+        self.report.cpu = thread_cpu().saturating_sub(cpu);
+        if self.spec.verify && self.spec.pattern.is_writing() {
+            self.read_back = Some(0);
+            self.drawn = None;
+            self.drive(store, begun, progress)?;
+        }
+        self.report.quarantined = self.slots.quarantined();
+        Ok(self.report)
+    }
+
+    fn drive(
+        &mut self,
+        store: &mut RealStore,
+        begun: Time,
+        progress: &mut dyn FnMut(f64, u64),
+    ) -> Result<(), LoadError> {
+        let (mut turns, mut gave_up) = (0u64, false);
+        loop {
+            let now = store.now();
+            if !gave_up
+                && !self.is_over(begun, now)
+                && let Err(error) = self.fill(store)
+            {
+                gave_up = true;
+                self.report.ended_early = Some(error.to_string());
+            }
+            if self.outstanding == 0 {
+                return Ok(());
+            }
+            store.turn(None)?;
+            while let Some(end) = store.poll_completion() {
+                let now = store.now();
+                self.complete(now, end);
+            }
+            let fences = store.client.fences();
+            if fences != self.fences {
+                self.fences = fences;
+                self.slots.release();
+            }
+            turns += 1;
+            if turns.is_multiple_of(64) {
+                progress(self.share(begun, now), self.report.ops());
+            }
+        }
+    }
+
+    fn share(&self, begun: Time, now: Time) -> f64 {
+        if let Some(at) = self.read_back {
+            return f64::from(at) / f64::from(self.slots.blocks());
+        }
+        match self.spec.stop {
+            Stop::After(span) => now.since(begun).as_secs_f64() / span.as_secs_f64(),
+            Stop::Ops(ops) => self.submitted as f64 / ops.max(1) as f64,
+        }
+    }
+
+    fn is_over(&self, begun: Time, now: Time) -> bool {
+        match self.spec.stop {
+            _ if self.read_back.is_some() => false,
+            Stop::After(span) => now.since(begun) >= span,
+            Stop::Ops(ops) => self.submitted >= ops,
+        }
+    }
+
+    /// Operations that may still be submitted.
+    fn room(&self) -> usize {
+        let by_depth = self.spec.depth - self.outstanding;
+        match self.spec.stop {
+            Stop::After(_) => by_depth,
+            _ if self.read_back.is_some() => by_depth,
+            Stop::Ops(ops) => by_depth.min((ops - self.submitted) as usize),
+        }
+    }
+
+    /// Submits until as many operations are outstanding as are to be.
+    fn fill(&mut self, store: &mut RealStore) -> Result<(), LoadError> {
+        let most = store.limits().batch_pages.max(self.spec.block_pages);
+        while self.room() > 0 {
+            let Some((op, first)) = self.draw()? else { return Ok(()) };
+            let block = self.spec.block_pages;
+            let mut ops = 1;
+            while self.spec.merge && ops < self.room() && (ops + 1) * block <= most {
+                match self.draw()? {
+                    Some(next) if next == (op, first + (ops * block) as u32) => ops += 1,
+                    other => {
+                        self.drawn = other;
+                        break;
+                    }
+                }
+            }
+            self.submit(store, op, first, ops)?;
+        }
+        Ok(())
+    }
+
+    /// The next operation; `None` if everything was read back.
+    fn draw(&mut self) -> Result<Option<(Op, u32)>, LoadError> {
+        if let Some(drawn) = self.drawn.take() {
+            return Ok(Some(drawn));
+        }
+        if let Some(at) = &mut self.read_back {
+            while *at < self.slots.blocks() {
+                let slot = self.slots.block_at(*at);
+                *at += 1;
+                if self.slots.generation(slot).is_some() {
+                    return Ok(Some((Op::Read, slot)));
+                }
+            }
+            return Ok(None);
+        }
+        for _ in 0..self.slots.blocks() {
+            let (op, slot) = match self.spec.pattern {
+                Pattern::Read => (Op::Read, self.slots.next()),
+                Pattern::Write => (Op::Write, self.slots.next()),
+                Pattern::RandRead => (Op::Read, self.slots.random()),
+                Pattern::RandWrite => (Op::Write, self.slots.random()),
+                Pattern::Mixed => {
+                    let slot = self.slots.random();
+                    let is_known = self.slots.generation(slot).is_some();
+                    (if self.slots.coin() && is_known { Op::Read } else { Op::Write }, slot)
+                }
+            };
+            if op == Op::Read || self.slots.is_writable(slot) {
+                return Ok(Some((op, slot)));
+            }
+        }
+        Err(LoadError::Quarantined { slots: self.slots.quarantined() })
+    }
+
+    fn submit(
+        &mut self,
+        store: &mut RealStore,
+        op: Op,
+        first: u32,
+        ops: usize,
+    ) -> Result<(), LoadError> {
+        let place = self.free.pop().expect("there are as many places as operations");
+        let mut flight = Flight {
+            op,
+            first,
+            ops: ops as u32,
+            since: store.now(),
+            expected: [None; BATCH_PAGES_MAX],
+        };
+        let mut pages = PageVec::new();
+        for i in 0..ops * self.spec.block_pages {
+            let slot = first + i as u32;
+            let mut page = {
+                let _scope = (op == Op::Read).then(|| EmergencyScope::enter(&self.pool, self.rx));
+                self.pool.alloc(Gfp::KERNEL).expect("the pool has room for all that is outstanding")
+            };
+            match op {
+                Op::Read => flight.expected[i] = self.slots.generation(slot),
+                Op::Write => {
+                    let generation = self.slots.write(slot);
+                    if self.spec.verify {
+                        stamp::stamp(page.bytes_mut(), self.spec.seed, slot, generation);
+                    }
+                }
+            }
+            pages.push(page);
+        }
+        self.flights[place as usize] = flight;
+        let deadline = self.spec.request_timeout.map(|timeout| flight.since + timeout);
+        let request = Request { id: RequestId(place), op, first: Slot(first), pages, deadline };
+        match store.submit(request) {
+            Ok(()) => {
+                self.outstanding += ops;
+                if self.read_back.is_none() {
+                    self.submitted += ops as u64;
+                    self.report.requests += 1;
+                }
+                Ok(())
+            }
+            Err(SubmitError::Full(_) | SubmitError::NotReady(_)) => {
+                self.free.push(place);
+                Err(LoadError::Store(store.state()))
+            }
+        }
+    }
+
+    fn complete(&mut self, now: Time, end: Completion) {
+        let flight = self.flights[end.id.0 as usize];
+        self.free.push(end.id.0);
+        self.outstanding -= flight.ops as usize;
+        let report = &mut self.report;
+        let is_figure = self.read_back.is_none();
+        if is_figure {
+            report.longest_pause = report.longest_pause.max(now.since(self.last_end));
+            self.last_end = now;
+        }
+        let slots = flight.first..flight.first + end.pages.len() as u32;
+        if let Err(error) = end.outcome {
+            report.store_errors += u64::from(flight.ops);
+            report.tell(LoadFault::Store { op: flight.op, slot: flight.first, error });
+        } else if is_figure {
+            let latency = now.since(flight.since).as_nanos();
+            let (count, histogram) = match flight.op {
+                Op::Read => (&mut report.reads, &mut report.read_latency),
+                Op::Write => (&mut report.writes, &mut report.write_latency),
+            };
+            *count += u64::from(flight.ops);
+            report.pages += end.pages.len() as u64;
+            // Outside of the bounds it is recorded as the bound.
+            histogram.saturating_record_n(latency, u64::from(flight.ops));
+        }
+        match flight.op {
+            Op::Write => {
+                let late = end.is_loose || matches!(end.outcome, Err(StoreError::TimedOut));
+                for slot in slots {
+                    if end.outcome.is_err() {
+                        self.slots.forget(slot);
+                    }
+                    if late {
+                        self.slots.quarantine(slot);
+                    }
+                }
+            }
+            Op::Read if self.spec.verify && end.outcome.is_ok() => {
+                let mut pages = end.pages;
+                for ((page, slot), expected) in pages.iter_mut().zip(slots).zip(flight.expected) {
+                    match stamp::verify(page.bytes_mut(), self.spec.seed, slot, expected) {
+                        Ok(()) => report.pages_verified += 1,
+                        Err(mismatch) => {
+                            report.pages_wrong += 1;
+                            report.tell(LoadFault::Page { slot, mismatch });
+                        }
+                    }
+                }
+            }
+            Op::Read => {}
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Which slot is next, and what each holds. One word a slot, all of them made at start.
+
+use rand_core::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+/// Slots of an area that a load uses, in blocks of so many.
+pub(super) struct SlotTable {
+    first: u32,
+    /// Of each slot the number of its last write, and in the top bit whether it is quarantined. 0 is not
+    /// known.
+    words: Box<[u32]>,
+    block: u32,
+    blocks: u32,
+    /// The next block of a sequential load.
+    cursor: u32,
+    rng: Xoshiro256PlusPlus,
+    quarantined: u32,
+}
+
+const QUARANTINED: u32 = 1 << 31;
+
+impl SlotTable {
+    /// `blocks` blocks of `block` slots from `first` on.
+    pub(super) fn new(first: u32, block: u32, blocks: u32, seed: u64) -> SlotTable {
+        SlotTable {
+            first,
+            words: vec![0; block as usize * blocks as usize].into(),
+            block,
+            blocks,
+            cursor: 0,
+            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
+            quarantined: 0,
+        }
+    }
+
+    /// The first slot of a block drawn at random.
+    pub(super) fn random(&mut self) -> u32 {
+        // Multiply and shift (Lemire): without a division, and biased by less than 2^-32 of a block.
+        let drawn = self.rng.next_u64() >> 32;
+        let at = (drawn * u64::from(self.blocks)) >> 32;
+        self.block_at(at as u32)
+    }
+
+    /// One of two, evenly.
+    pub(super) fn coin(&mut self) -> bool {
+        self.rng.next_u64() >> 63 == 1
+    }
+
+    /// The first slot of the next block in order, from the beginning again after the last.
+    pub(super) fn next(&mut self) -> u32 {
+        let at = self.cursor;
+        self.cursor = (at + 1) % self.blocks;
+        self.block_at(at)
+    }
+
+    /// The first slot of block `at`.
+    pub(super) fn block_at(&self, at: u32) -> u32 {
+        self.first + at * self.block
+    }
+
+    fn word(&mut self, slot: u32) -> &mut u32 {
+        &mut self.words[(slot - self.first) as usize]
+    }
+
+    /// The number of the last write of `slot`; `None` if none is known.
+    pub(super) fn generation(&mut self, slot: u32) -> Option<u32> {
+        match *self.word(slot) & !QUARANTINED {
+            0 => None,
+            generation => Some(generation),
+        }
+    }
+
+    /// Counts a write of `slot`; its number.
+    pub(super) fn write(&mut self, slot: u32) -> u32 {
+        let word = self.word(slot);
+        // After 2^31 - 1 writes of a slot the count begins again; no load comes so far.
+        let generation = ((*word + 1) & !QUARANTINED).max(1);
+        *word = generation | (*word & QUARANTINED);
+        generation
+    }
+
+    /// Nobody knows what `slot` holds.
+    pub(super) fn forget(&mut self, slot: u32) {
+        *self.word(slot) &= QUARANTINED;
+    }
+
+    /// A late copy of a write may still reach `slot`: it must not be written again.
+    pub(super) fn quarantine(&mut self, slot: u32) {
+        let word = self.word(slot);
+        if *word & QUARANTINED == 0 {
+            *word |= QUARANTINED;
+            self.quarantined += 1;
+        }
+    }
+
+    /// Whether the block that begins at `slot` may be written.
+    pub(super) fn is_writable(&self, slot: u32) -> bool {
+        let at = (slot - self.first) as usize;
+        self.quarantined == 0
+            || self.words[at..at + self.block as usize].iter().all(|word| word & QUARANTINED == 0)
+    }
+
+    /// No late copy can come any more.
+    pub(super) fn release(&mut self) {
+        if self.quarantined > 0 {
+            self.words.iter_mut().for_each(|word| *word &= !QUARANTINED);
+            self.quarantined = 0;
+        }
+    }
+
+    pub(super) fn quarantined(&self) -> u32 {
+        self.quarantined
+    }
+
+    pub(super) fn blocks(&self) -> u32 {
+        self.blocks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_drawn_inside_and_taken_in_turn() {
+        let mut slots = SlotTable::new(1, 2, 3, 9);
+        assert_eq!([1, 2, 3, 4].map(|_| slots.next()), [1, 3, 5, 1]);
+        let mut seen = [0; 3];
+        (0..300).for_each(|_| seen[(slots.random() as usize - 1) / 2] += 1);
+        assert!(seen.iter().all(|n| *n > 50), "{seen:?}");
+    }
+
+    #[test]
+    fn a_quarantined_slot_keeps_its_generation_and_is_not_written() {
+        let mut slots = SlotTable::new(1, 1, 4, 0);
+        assert_eq!((slots.generation(2), slots.write(2), slots.write(2)), (None, 1, 2));
+        slots.quarantine(2);
+        slots.quarantine(2);
+        assert_eq!(
+            (slots.quarantined(), slots.is_writable(2), slots.is_writable(3)),
+            (1, false, true)
+        );
+        assert_eq!(slots.generation(2), Some(2));
+        slots.release();
+        assert!(slots.is_writable(2));
+        slots.forget(2);
+        assert_eq!(slots.generation(2), None);
+    }
+}
