@@ -274,7 +274,9 @@ impl<'s> Sweep<'s> {
                 next += n as u32;
                 outstanding += 1;
             }
-            self.store.turn(None).map_err(|error| self.failed(next, error))?;
+            // A request that is late ends when completions are asked for.
+            let until = Some(self.store.now() + self.timeout);
+            self.store.turn(until).map_err(|error| self.failed(next, error))?;
             while let Some(mut end) = self.store.poll_completion() {
                 outstanding -= 1;
                 end.outcome.map_err(|error| self.failed(end.id.0, error))?;
