@@ -532,6 +532,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
     }
 
+    /// Whether the file was absent or empty, and got its length from this client. Its bytes are zeros, then.
+    pub fn is_new(&self) -> bool {
+        self.sized
+    }
+
     /// What has happened so far.
     pub fn stats(&self) -> NfsStats {
         self.stats
