@@ -14,6 +14,7 @@ use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::backend::BATCH_PAGES_MAX;
 
 use super::calls::{Garbage, garbage};
+use super::merge::{MERGED_PAGES_MAX, Spot};
 use super::{CallState, NfsBackend, Verb};
 use crate::message::{REPLY_HEAD_MAX, REPLY_PREFIX, head_needs};
 use crate::pages::{arrivals, is_high, land, low_pieces};
@@ -21,8 +22,6 @@ use crate::proto::ReadOk;
 use crate::rpc::{self, AcceptStat, MARK_BYTES, RecordNext, RecordReader, ReplyStat};
 use crate::xdr::{Decoder, padding};
 
-/// Longest record a server may send: a reply with a batch of data.
-const RECORD_MAX: usize = REPLY_HEAD_MAX + BATCH_PAGES_MAX * PAGE_SIZE;
 /// Bytes of the buffer in which marks and headers arrive.
 const STAGE_BYTES: usize = 128;
 /// What stands between attributes and data in a READ's reply: count, eof, length.
@@ -45,6 +44,8 @@ pub(super) struct Receiver {
     place: Place,
     /// The call this record answers, once that is known.
     call: Option<usize>,
+    /// The member of it that was looked at last.
+    pub(super) member: Option<usize>,
     head: Box<[u8]>,
     head_len: usize,
     stage: [u8; STAGE_BYTES],
@@ -65,11 +66,14 @@ enum Shown {
 }
 
 impl Receiver {
-    pub(super) fn new(high_pages: bool) -> Receiver {
+    /// For replies with the data of one request at most, or of a merged call.
+    pub(super) fn new(high_pages: bool, merges: bool) -> Receiver {
+        let pages = if merges { MERGED_PAGES_MAX } else { BATCH_PAGES_MAX };
         Receiver {
-            reader: RecordReader::new(RECORD_MAX),
+            reader: RecordReader::new(REPLY_HEAD_MAX + pages * PAGE_SIZE),
             place: Place::Head { need: REPLY_PREFIX },
             call: None,
+            member: None,
             head: vec![0; REPLY_HEAD_MAX].into(),
             head_len: 0,
             stage: [0; STAGE_BYTES],
@@ -91,6 +95,7 @@ impl Receiver {
     fn next_record(&mut self) {
         self.place = Place::Head { need: REPLY_PREFIX };
         self.call = None;
+        self.member = None;
         self.head_len = 0;
     }
 
@@ -155,21 +160,27 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         match self.rx.shown() {
             Shown::Stage(len) => &mut self.rx.stage[..len],
             Shown::Scratch(len) => &mut self.rx.scratch[..len],
-            Shown::Page { call, at, len } => {
-                let call = &mut self.calls[call];
-                arrivals(&mut call.pages, call.done + at, len, &mut self.rx.bounce)
-            }
+            Shown::Page { call, at, len } => match self.locate(call, at) {
+                Spot::Hole(n) => &mut self.rx.scratch[..n.min(len).min(PAGE_SIZE)],
+                Spot::Row { row, at, left } => {
+                    let pages = &mut self.calls[row].pages;
+                    arrivals(pages, at, len.min(left), &mut self.rx.bounce)
+                }
+            },
         }
     }
 
     /// As [`Self::receive_into`], and what is known to come behind that.
     pub(super) fn receive_into_all<'a>(&'a mut self, out: &mut RecvVec<'a>) {
         let low = match self.rx.shown() {
-            Shown::Page { call, at, len } if self.rx.bounced == 0 => {
-                let at = self.calls[call].done + at;
-                let first = self.calls[call].pages.get(at / PAGE_SIZE);
-                first.is_some_and(|page| !is_high(page)).then_some((call, at, len))
-            }
+            Shown::Page { call, at, len } if self.rx.bounced == 0 => match self.locate(call, at) {
+                Spot::Row { row, at, left } => {
+                    let first = self.calls[row].pages.get(at / PAGE_SIZE);
+                    let is_low = first.is_some_and(|page| !is_high(page));
+                    is_low.then_some((row, at, len.min(left)))
+                }
+                Spot::Hole(_) => None,
+            },
             _ => None,
         };
         let Some((call, at, len)) = low else {
@@ -205,12 +216,13 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 let behind = n.saturating_sub(len);
                 assert!(behind <= self.rx.behind, "more bytes received than were asked for");
                 let n = n - behind;
-                let call = &mut self.calls[call];
-                let (pages, at) = (&mut call.pages, call.done + at);
-                if land(pages, at, n, &self.rx.bounce, &mut self.mapper).is_err() {
-                    self.rx.bounced = n;
-                    self.await_window(now);
-                    return;
+                if let Spot::Row { row, at, .. } = self.locate(call, at) {
+                    let pages = &mut self.calls[row].pages;
+                    if land(pages, at, n, &self.rx.bounce, &mut self.mapper).is_err() {
+                        self.rx.bounced = n;
+                        self.await_window(now);
+                        return;
+                    }
                 }
                 let stage = self.rx.stage;
                 self.advance(now, n).and_then(|()| self.consume(now, &stage[..behind]))
@@ -278,12 +290,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     };
                 }
                 let Some(i) = self.rx.call else { return Ok(bytes.len()) };
-                let call = &mut self.calls[i];
-                let at = call.done + at;
-                let buf = arrivals(&mut call.pages, at, left.min(bytes.len()), &mut self.rx.bounce);
+                let (row, at, left) = match self.locate(i, at) {
+                    Spot::Hole(n) => return Ok(bytes.len().min(n).min(left)),
+                    Spot::Row { row, at, left: here } => (row, at, left.min(here)),
+                };
+                let pages = &mut self.calls[row].pages;
+                let buf = arrivals(pages, at, left.min(bytes.len()), &mut self.rx.bounce);
                 let n = buf.len();
                 buf.copy_from_slice(&bytes[..n]);
-                land(&mut call.pages, at, n, &self.rx.bounce, &mut self.mapper)
+                land(pages, at, n, &self.rx.bounce, &mut self.mapper)
                     .map_err(|_| "fragments so odd that there is no window for them")?;
                 Ok(n)
             }
