@@ -12,7 +12,7 @@
 //! - `startup`: the control calls that lead to the file's handle;
 //! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
 //!   `link`, beside this folder, keeps the connection, for the lister too;
-//! - `receive`: replies, taken in place;
+//! - `receive`: replies, taken in place; `ahead`: several of them at once;
 //! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last;
 //! - `fence`: copies of a call that may be carried out late, and when none can any more.
 //!
@@ -27,6 +27,7 @@
 //! - Whatever cannot be understood ends the connection, not the process; a request that meets
 //!   nothing but garbage ends with [`StoreError::Garbage`].
 
+mod ahead;
 mod calls;
 mod commit;
 mod fence;
@@ -192,6 +193,10 @@ pub struct NfsStats {
     pub merged: u64,
     /// Requests in them, but for the first of each.
     pub joined: u64,
+    /// Pages that arrived in another request's, as replies came in another order, and changed owners.
+    pub exchanged: u64,
+    /// Bytes that were copied, as replies were not what was expected.
+    pub spilled_bytes: u64,
     /// Times the export was mounted again for a stale handle.
     pub remounts: u64,
     /// Copies to or from a high page that had to wait for a window.
@@ -553,7 +558,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             progress_at: Time::ZERO,
             received_at: Time::ZERO,
             garbage_streak: 0,
-            rx: Receiver::new(stage_bytes > 0, config.merge),
+            rx: Receiver::new(n + 1 + commits, stage_bytes > 0, config.merge),
             next_deadline: Time::ZERO,
             mapper,
             stage: vec![0; stage_bytes].into(),

@@ -13,6 +13,7 @@ use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::backend::BATCH_PAGES_MAX;
 
+use super::ahead::{self, Ahead};
 use super::calls::{Garbage, garbage};
 use super::merge::{MERGED_PAGES_MAX, Spot};
 use super::{CallState, NfsBackend, Verb};
@@ -29,7 +30,7 @@ const READ_FIXED: usize = 12;
 
 /// Where the bytes of the current record go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Into `head`, up to `need` bytes of it, which are then looked at.
     Head { need: usize },
     /// Into the pages of a call: `at` of its bytes are there, then `pad` bytes are skipped.
@@ -48,14 +49,15 @@ pub(super) struct Receiver {
     pub(super) member: Option<usize>,
     head: Box<[u8]>,
     head_len: usize,
-    stage: [u8; STAGE_BYTES],
+    pub(super) stage: Box<[u8]>,
+    pub(super) ahead: Ahead,
     /// Bytes of the stage that were last shown behind the pages.
     behind: usize,
     scratch: Box<[u8]>,
     /// Where data for high pages arrives; `bounced` bytes of it wait for a window. Nothing is taken from
     /// the stream meanwhile.
     bounce: Box<[u8]>,
-    bounced: usize,
+    pub(super) bounced: usize,
 }
 
 /// Which buffer the transport is shown, and how much of it.
@@ -67,7 +69,7 @@ enum Shown {
 
 impl Receiver {
     /// For replies with the data of one request at most, or of a merged call.
-    pub(super) fn new(high_pages: bool, merges: bool) -> Receiver {
+    pub(super) fn new(rows: usize, high_pages: bool, merges: bool) -> Receiver {
         let pages = if merges { MERGED_PAGES_MAX } else { BATCH_PAGES_MAX };
         Receiver {
             reader: RecordReader::new(REPLY_HEAD_MAX + pages * PAGE_SIZE),
@@ -76,7 +78,8 @@ impl Receiver {
             member: None,
             head: vec![0; REPLY_HEAD_MAX].into(),
             head_len: 0,
-            stage: [0; STAGE_BYTES],
+            stage: vec![0; ahead::STAGE_BYTES].into(),
+            ahead: Ahead::new(rows),
             behind: 0,
             scratch: vec![0; PAGE_SIZE].into(),
             bounce: vec![0; if high_pages { PAGE_SIZE } else { 0 }].into(),
@@ -89,6 +92,7 @@ impl Receiver {
         self.reader.reset();
         self.behind = 0;
         self.bounced = 0;
+        self.ahead.reset();
         self.next_record();
     }
 
@@ -105,6 +109,37 @@ impl Receiver {
             self.call = None;
             self.place = Place::Skip;
         }
+    }
+
+    pub(super) fn call(&self) -> Option<usize> {
+        self.call
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What comes next of the stream.
+    pub(super) fn next(&self) -> RecordNext {
+        self.reader.next()
+    }
+
+    pub(super) fn is_last(&self) -> bool {
+        self.reader.is_last()
+    }
+
+    /// Bytes of the record that were taken.
+    pub(super) fn taken(&self) -> usize {
+        self.reader.taken()
+    }
+
+    pub(super) fn head_len(&self) -> usize {
+        self.head_len
+    }
+
+    fn awaits_data(&self) -> bool {
+        matches!(self.next(), RecordNext::Body(_))
+            && matches!(self.place, Place::Data { read, at, .. } if at < read.count as usize)
     }
 
     /// Whether the reply to call `i` is being received.
@@ -154,6 +189,7 @@ impl Receiver {
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn receive_into(&mut self) -> &mut [u8] {
         self.rx.behind = 0;
+        self.rx.ahead.forget_shown();
         if self.rx.bounced > 0 {
             return &mut [];
         }
@@ -172,6 +208,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// As [`Self::receive_into`], and what is known to come behind that.
     pub(super) fn receive_into_all<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        if self.look_ahead() {
+            self.show_runs(out);
+            return;
+        }
         let low = match self.rx.shown() {
             Shown::Page { call, at, len } if self.rx.bounced == 0 => match self.locate(call, at) {
                 Spot::Row { row, at, left } => {
@@ -203,10 +243,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// The first `n` bytes of what [`Self::receive_into`] or [`Self::receive_into_all`] gave are there.
     pub(super) fn receive(&mut self, now: Time, n: usize) {
         let result = match self.rx.shown() {
+            _ if self.rx.ahead.is_shown() => self.receive_ahead(now, n),
             Shown::Stage(len) => {
                 assert!(n <= len, "more bytes received than were asked for");
-                let stage = self.rx.stage;
-                self.consume(now, &stage[..n])
+                self.consume_stage(now, n)
             }
             Shown::Scratch(len) => {
                 assert!(n <= len, "more bytes received than were asked for");
@@ -224,8 +264,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                         return;
                     }
                 }
-                let stage = self.rx.stage;
-                self.advance(now, n).and_then(|()| self.consume(now, &stage[..behind]))
+                self.advance(now, n).and_then(|()| self.consume_stage(now, behind))
             }
         };
         if let Err(what) = result {
@@ -244,8 +283,25 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
     }
 
-    fn consume(&mut self, now: Time, mut bytes: &[u8]) -> Result<(), Garbage> {
+    fn consume_stage(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
+        let stage = std::mem::take(&mut self.rx.stage);
+        let result = self.consume(now, &stage[..n], false);
+        self.rx.stage = stage;
+        result.map(|_| ())
+    }
+
+    /// Reads bytes that are not where they belong; with `to_data`, up to data of pages. Says how many.
+    pub(super) fn consume(
+        &mut self,
+        now: Time,
+        mut bytes: &[u8],
+        to_data: bool,
+    ) -> Result<usize, Garbage> {
+        let len = bytes.len();
         while !bytes.is_empty() && self.link.is_open() {
+            if to_data && self.rx.awaits_data() {
+                break;
+            }
             let n = match self.rx.reader.next() {
                 RecordNext::Mark(_) => {
                     let n = self.rx.reader.push_mark(bytes).map_err(|e| e.what())?;
@@ -264,7 +320,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             }
             bytes = &bytes[n..];
         }
-        Ok(())
+        Ok(len - bytes.len())
     }
 
     /// Copies bytes that arrived in the stage to where they belong; says how many were taken.
@@ -306,7 +362,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     }
 
     /// `n` bytes of the record are where they belong.
-    fn advance(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
+    pub(super) fn advance(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
         self.rx.reader.advance(n);
         match &mut self.rx.place {
             Place::Skip => {}
@@ -377,6 +433,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 };
                 dec.end().map_err(garbage)?;
                 let pad = padding(read.count as usize);
+                self.rx.ahead.learn_read(self.rx.head_len);
                 self.rx.place = Place::Data { read, at: 0, pad };
             }
         }
@@ -396,6 +453,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             (Place::Head { .. }, Some(i)) => {
                 if self.calls[i].verb == Verb::Read {
                     self.read_without_data(i, head_len)?;
+                }
+                if self.calls[i].verb == Verb::Write {
+                    self.rx.ahead.learn_write(head_len);
                 }
                 let head = std::mem::take(&mut self.rx.head);
                 let result = self.handle_reply(now, i, &head[..head_len]);

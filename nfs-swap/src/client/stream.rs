@@ -280,9 +280,13 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
                 self.stats.retransmissions += 1;
             }
             let call = &mut self.calls[i];
+            let is_expected = call.sends > 0 && call.sent_over == self.connection;
             call.state = CallState::Sent { at: now };
             call.sends += 1;
             call.sent_over = self.connection;
+            if !is_expected {
+                self.expect_reply(i);
+            }
             let due = now + self.patience(&self.calls[i]);
             self.arm(due);
         }
