@@ -329,6 +329,7 @@ impl NfsUrl {
             portmap: (!is_known).then(|| SocketAddr::new(address, PORTMAP_PORT)),
             search_export: true,
             overtakes_max: OVERTAKES_MAX,
+            merge: true,
             uid: self.uid,
             gid: self.gid,
             write: self.write,

@@ -8,10 +8,11 @@
 //! ```
 //! - `requests`: where requests come in and go out;
 //! - `calls`: a request as a series of calls, one outstanding at a time, until it is done;
+//! - `merge`: neighbours that wait for the wire go in one call; `waiting`: the tables for that;
 //! - `startup`: the control calls that lead to the file's handle;
 //! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
 //!   `link`, beside this folder, keeps the connection, for the lister too;
-//! - `receive`: replies, taken in place;
+//! - `receive`: replies, taken in place; `ahead`: several of them at once;
 //! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last;
 //! - `facts`: what the server said, for reports;
 //! - `fence`: copies of a call that may be carried out late, and when none can any more.
@@ -27,14 +28,17 @@
 //! - Whatever cannot be understood ends the connection, not the process; a request that meets
 //!   nothing but garbage ends with [`StoreError::Garbage`].
 
+mod ahead;
 mod calls;
 mod commit;
 mod facts;
 mod fence;
+mod merge;
 mod receive;
 mod requests;
 mod startup;
 mod stream;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -58,6 +62,7 @@ pub use facts::NfsFacts;
 use receive::Receiver;
 pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
+use waiting::{NONE, Touched, Waiting};
 
 /// Bytes of head buffer for one READ or WRITE call: record mark 4, call header 24, AUTH_SYS at most
 /// 8 + 4 + 4 + 256 + 12, verifier 8, handle 4 + 64, offset, count, stable_how and length 20.
@@ -99,6 +104,13 @@ pub struct NfsConfig {
     /// READs that may overtake a WRITE that waits to be sent: a page-in is waited for, a page-out is not. 0 keeps
     /// the order of submission.
     pub overtakes_max: u32,
+    /// Merge requests to adjacent slots, of one kind, into one READ or WRITE, as far as they wait together.
+    pub merge: bool,
+    /// With `merge`: from so many calls on the wire on, a request that has a neighbour waits to be merged.
+    pub merge_after: usize,
+    /// Most READs and WRITEs on the wire. More requests wait, page-ins before page-outs if `overtakes_max`
+    /// allows it.
+    pub wire_max: usize,
     /// Most requests outstanding.
     pub in_flight: usize,
     /// When an unanswered call is repeated; doubles with each repetition, up to 16 times this.
@@ -135,6 +147,10 @@ impl NfsConfig {
             // Picked by eye: a few times what a batch takes on a slow link.
             commit_delay: Span::from_millis(10),
             overtakes_max: 0,
+            merge: false,
+            // Picked by eye: two that the server works on, two under way.
+            merge_after: 4,
+            wire_max: usize::MAX,
             in_flight: 32,
             request_timeout: Span::from_secs(10),
             reconnect_min: Span::from_millis(10),
@@ -176,6 +192,14 @@ pub struct NfsStats {
     /// Requests that were written again since their verifier changed, or the connection went, before
     /// they were committed.
     pub rewritten: u64,
+    /// Calls made of several requests.
+    pub merged: u64,
+    /// Requests in them, but for the first of each.
+    pub joined: u64,
+    /// Pages that arrived in another request's, as replies came in another order, and changed owners.
+    pub exchanged: u64,
+    /// Bytes that were copied, as replies were not what was expected.
+    pub spilled_bytes: u64,
     /// Times the export was mounted again for a stale handle.
     pub remounts: u64,
     /// Copies to or from a high page that had to wait for a window.
@@ -185,15 +209,22 @@ pub struct NfsStats {
 /// Where a call is.
 ///
 /// ```text
-///   Free -> [Blocked] -> Pending <-> Queued -> Sent -> Done -> Free
-///                           ^                   |
-///                           +- Backoff, Stale <-+ <-> Uncommitted -> Done
+///   Free -> [Blocked] -> [Waiting] -> Pending <-> Queued -> Sent -> Done -> Free
+///                            |  ^        ^                   |
+///                            v  |        +- Backoff, Stale <-+ <-> Uncommitted -> Done
+///                           Joined (and ends as its leader does)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CallState {
     Free,
     /// Waits for an older request that touches the same slots.
     Blocked,
+    /// May be sent, and is in no call yet.
+    Waiting,
+    /// Part of the call of another row.
+    Joined {
+        leader: u16,
+    },
     /// Encoded, waits for a connection.
     Pending,
     /// In the send queue.
@@ -237,9 +268,23 @@ struct Call<P> {
     deadline: Time,
     /// Order of submission.
     seq: u64,
-    /// Bytes of the request that are done, and bytes that the current call is for.
+    /// Bytes of the request that are done.
     done: usize,
+    /// What the current call is for: bytes of the file, from there on.
+    from: u64,
     want: usize,
+    /// The next member of its call.
+    next: u16,
+    /// A member has left its call, which is on the wire.
+    holes: bool,
+    /// Counts as a call on the wire.
+    on_wire: bool,
+    /// Counts as touching its slots.
+    touches: bool,
+    /// Not to be merged: as part of a call it was refused.
+    alone: bool,
+    /// Requests without neighbours that went before it while it waited for its own.
+    passed: u32,
     head_len: usize,
     /// How often the current xid was wholly sent.
     sends: u32,
@@ -278,7 +323,14 @@ impl<P> Call<P> {
             deadline: Time::MAX,
             seq: 0,
             done: 0,
+            from: 0,
             want: 0,
+            next: NONE,
+            holes: false,
+            on_wire: false,
+            touches: false,
+            alone: false,
+            passed: 0,
             head_len: 0,
             sends: 0,
             timeouts: 0,
@@ -360,6 +412,14 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     sent_front: usize,
     done: VecDeque<u16>,
     blocked: usize,
+    /// Which slots are in use by what is outstanding.
+    touched: Touched,
+    /// Requests that wait until the transport asks for bytes and the wire has room. Without merging, and
+    /// without a bound on the wire, calls are queued at once.
+    waiting: Waiting,
+    queues: bool,
+    /// READs and WRITEs that were made and not answered.
+    wire: usize,
     seq: u64,
 
     link: Link,
@@ -401,6 +461,9 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     batch_pages: usize,
     read_chunk: usize,
     write_chunk: usize,
+    /// Most bytes of a merged call.
+    read_merged: usize,
+    write_merged: usize,
     verifier: Option<[u8; 8]>,
     /// Connections opened so far, and which of them a verifier was last seen on.
     connection: u32,
@@ -421,7 +484,7 @@ impl NfsBackend {
     /// than 255 bytes.
     ///
     /// # Panics
-    /// If `in_flight` is 0 or above 65,535.
+    /// If `in_flight` is 0 or above 65,535, or `wire_max` is 0.
     pub fn new(config: NfsConfig) -> NfsBackend {
         NfsBackend::with_stage(config, Direct, 0)
     }
@@ -432,7 +495,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// for no longer. When no window is to be had, the copy waits, and is counted.
     ///
     /// # Panics
-    /// If `in_flight` is 0 or above 65,535. Later, if a page turns out to be one that `mapper` can
+    /// If `in_flight` is 0 or above 65,535, or `wire_max` is 0. Later, if a page turns out to be one that `mapper` can
     /// never show.
     ///
     /// ```
@@ -455,6 +518,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             "{} requests in flight",
             config.in_flight
         );
+        assert!(config.wire_max > 0, "no call on the wire");
         let n = config.in_flight;
         let commits = usize::from(config.write == WritePolicy::Unstable);
         let names = format!("{}/{}", config.export, config.path);
@@ -491,12 +555,16 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             sent_front: 0,
             done: VecDeque::with_capacity(n),
             blocked: 0,
+            touched: Touched::new(n),
+            waiting: Waiting::new(n),
+            queues: config.merge || config.wire_max < n,
+            wire: 0,
             seq: 0,
             link: Link::new(Time::ZERO, target, config.reconnect_min),
             progress_at: Time::ZERO,
             received_at: Time::ZERO,
             garbage_streak: 0,
-            rx: Receiver::new(stage_bytes > 0),
+            rx: Receiver::new(n + 1 + commits, stage_bytes > 0, config.merge),
             next_deadline: Time::ZERO,
             mapper,
             stage: vec![0; stage_bytes].into(),
@@ -520,6 +588,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             batch_pages: BATCH_PAGES_MAX,
             read_chunk: 0,
             write_chunk: 0,
+            read_merged: 0,
+            write_merged: 0,
             verifier: None,
             connection: 0,
             verifier_over: 0,
@@ -571,6 +641,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             // A written page waits for what will commit it.
             let of = match call.state {
                 CallState::Uncommitted { .. } => self.commit_row().unwrap_or(i),
+                CallState::Joined { leader } => usize::from(leader),
                 _ => i,
             };
             let phase = match (self.link.is_open(), self.calls[of].state) {
