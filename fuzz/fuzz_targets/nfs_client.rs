@@ -7,4 +7,6 @@ mod nfs;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| nfs::client(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    nfs::client(bytes);
+});

@@ -7,4 +7,6 @@ mod nfs;
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| nfs::calls(bytes));
+fuzz_target!(|bytes: &[u8]| {
+    nfs::calls(bytes);
+});

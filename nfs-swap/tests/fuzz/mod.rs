@@ -234,8 +234,8 @@ impl Wire {
     }
 }
 
-/// Any bytes as what happens to a swap client.
-pub fn client(bytes: &[u8]) {
+/// Any bytes as what happens to a swap client. Gives whether it was ready once.
+pub fn client(bytes: &[u8]) -> bool {
     let mut input = Input { left: bytes };
     let pool = PagePool::new(PoolConfig::new(256));
     let mut config = NfsConfig::new("10.0.0.2:2049".parse().unwrap(), "/swap", "area0");
@@ -254,6 +254,7 @@ pub fn client(bytes: &[u8]) {
     let mut client = NfsBackend::new(config);
     let mut wire = Wire::new();
     let mut outstanding = [0usize; 8];
+    let mut was_ready = false;
     for _ in 0..OPERATIONS_MAX {
         let Some(operation) = input.operation() else { break };
         wire.turn(&mut client);
@@ -271,12 +272,14 @@ pub fn client(bytes: &[u8]) {
         }
         wire.turn(&mut client);
         ended(&mut client, wire.now, &mut outstanding);
+        was_ready |= matches!(client.state(), BackendState::Ready { .. });
     }
     client.shutdown(wire.now);
     ended(&mut client, wire.now, &mut outstanding);
     assert_eq!(outstanding, [0; 8], "requests that never came back");
     let state = client.state();
     assert!(matches!(state, BackendState::Stopped | BackendState::Failed(_)), "{state:?}");
+    was_ready
 }
 
 fn ended(client: &mut NfsBackend, now: Time, outstanding: &mut [usize; 8]) {
@@ -287,8 +290,8 @@ fn ended(client: &mut NfsBackend, now: Time, outstanding: &mut [usize; 8]) {
     }
 }
 
-/// Any bytes as what happens to a lister.
-pub fn lister(bytes: &[u8]) {
+/// Any bytes as what happens to a lister. Gives whether it found anything.
+pub fn lister(bytes: &[u8]) -> bool {
     let mut input = Input { left: bytes };
     let pool = PagePool::new(PoolConfig::new(64));
     let flags = input.byte();
@@ -320,10 +323,11 @@ pub fn lister(bytes: &[u8]) {
         }
         assert!(entries <= 1000, "more entries than were allowed");
     }
+    entries > 0
 }
 
-/// Any bytes as what a client sends to the server.
-pub fn calls(bytes: &[u8]) {
+/// Any bytes as what a client sends to the server. Gives whether most calls were understood.
+pub fn calls(bytes: &[u8]) -> bool {
     let mut input = Input { left: bytes };
     let mut server = server(8192);
     let (root, file) = handles(&mut server);
@@ -362,6 +366,9 @@ pub fn calls(bytes: &[u8]) {
         let len = server.disk_mut("area0").map_or(0, |disk| netswap_swap::Disk::len(disk));
         assert!(len <= FILE_BYTES_MAX, "a file of {len} bytes");
     }
+    // Two calls found the handles.
+    let stats = server.stats();
+    stats.calls > 2 + stats.bad_calls
 }
 
 fn call_header(program: u32, procedure: u32) -> Vec<u8> {
@@ -404,9 +411,20 @@ fn whole_records(mut bytes: &[u8]) {
     }
 }
 
-/// Any bytes to every decoder, and to the reader of records.
-pub fn decode(bytes: &[u8]) {
+/// Any bytes to every decoder, and to the reader of records. Gives whether one of them could read them all.
+pub fn decode(bytes: &[u8]) -> bool {
     let new = || xdr::Decoder::new(bytes);
+    let whole = |read: &dyn Fn(&mut xdr::Decoder<'_>) -> bool| {
+        let mut dec = new();
+        read(&mut dec) && dec.end().is_ok()
+    };
+    let known = whole(&|dec| mount::decode_mnt(dec).is_ok())
+        || whole(&|dec| proto::LookupOk::decode(dec).is_ok())
+        || whole(&|dec| proto::CreateOk::decode(dec).is_ok())
+        || whole(&|dec| proto::FsInfoOk::decode(dec).is_ok())
+        || whole(&|dec| proto::decode_getattr(dec).is_ok())
+        || whole(&|dec| proto::decode_setattr(dec).is_ok())
+        || whole(&|dec| proto::decode_commit(dec).is_ok());
     let _ = rpc::decode_call(&mut new());
     let _ = rpc::decode_reply(&mut new());
     let _ = mount::decode_mnt(&mut new());
@@ -440,6 +458,7 @@ pub fn decode(bytes: &[u8]) {
     {
         assert!(!url.file.is_empty() && url.export.starts_with('/'));
     }
+    known
 }
 
 fn records(mut bytes: &[u8]) {
