@@ -226,11 +226,11 @@ fn list_once(
 
 /// Asks a portmapper for the TCP port of a service (RFC 1833 section 3).
 fn ask_port(host: IpAddr, within: Span, program: u32, version: u32) -> io::Result<u16> {
-    let limit = Some(std::time::Duration::from_nanos(within.as_nanos()));
+    let limit = std::time::Duration::from_nanos(within.as_nanos());
     let address = SocketAddr::new(host, rpc::PORTMAP_PORT);
-    let mut stream = TcpStream::connect_timeout(&address, limit.unwrap_or_default())?;
-    stream.set_read_timeout(limit)?;
-    stream.set_write_timeout(limit)?;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
     let mut bytes = [0; PORT_REPLY_MAX];
     let mut out = Encoder::new(&mut bytes[rpc::MARK_BYTES..]);
     let auth = AuthSys { stamp: 0, machine: String::new(), uid: 0, gid: 0 };

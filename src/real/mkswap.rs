@@ -213,6 +213,9 @@ fn refuse(server: &str, first: u32, pages: &[Frame]) -> Result<(), MkswapError> 
     }
 }
 
+/// What sees the pages of a request that has ended, and its first slot.
+type Look<'a> = dyn FnMut(u32, &[Frame]) -> Result<(), MkswapError> + 'a;
+
 /// Moves ranges of pages, a batch a request, several at a time. The buffers begin as zeros, and keep
 /// what they hold.
 struct Sweep<'s> {
@@ -250,7 +253,7 @@ impl<'s> Sweep<'s> {
         &mut self,
         op: Op,
         slots: std::ops::Range<u32>,
-        each: &mut dyn FnMut(u32, &[Frame]) -> Result<(), MkswapError>,
+        each: &mut Look<'_>,
     ) -> Result<(), MkswapError> {
         let mut next = slots.start;
         let mut outstanding = 0;
