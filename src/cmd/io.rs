@@ -225,7 +225,7 @@ fn spec(
                 Bytes((u64::from(there) + 1) * PAGE_SIZE as u64)
             )));
         }
-        (_, Some(pages)) => (pages as u32).min(there),
+        (_, Some(pages)) => (pages as u32).saturating_sub(1).min(there),
         _ => there,
     };
     let stop = match (args.time, args.ops, args.size) {

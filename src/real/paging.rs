@@ -204,6 +204,7 @@ impl Paging {
         self.poll_pager(now);
         self.pump.touch();
         // What was submitted goes out before anybody sleeps, and what has come is taken.
+        let before = self.pump.arrivals();
         let turned = self.pump.turn(Some(now), self.pager.backend_mut(self.area));
         turned.map_err(failed)?;
         let deadlines = [
@@ -212,7 +213,7 @@ impl Paging {
             Some(self.moved + STUCK_AFTER),
         ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(now);
-        if next.since(now) >= SLEEP_MIN && !self.pager_has_news() {
+        if next.since(now) >= SLEEP_MIN && self.pump.arrivals() == before {
             let turned = self.pump.turn(Some(next), self.pager.backend_mut(self.area));
             turned.map_err(failed)?;
         }
@@ -220,13 +221,6 @@ impl Paging {
             return Err(failed(format!("nothing has moved for {STUCK_AFTER}")));
         }
         Ok(())
-    }
-
-    /// Whether the turn before brought something that the pager is to see before anybody sleeps.
-    fn pager_has_news(&mut self) -> bool {
-        let now = self.pump.now();
-        self.poll_pager(now);
-        self.machine.poll_deadline().is_some_and(|at| at <= now)
     }
 
     fn poll_pager(&mut self, now: Time) {
