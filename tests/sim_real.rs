@@ -26,7 +26,7 @@ fn a_host_completes_over_a_real_server() {
     let row = ran.json();
     assert_eq!((row["outcome"].as_str(), row["seed"].as_u64()), (Some("completed"), Some(3)));
     for count in ["page_ins", "page_outs", "pages_verified"] {
-        assert!(row[count].as_u64().unwrap() > 500, "{count} of {row}");
+        assert!(row[count].as_u64().unwrap() > 100, "{count} of {row}");
     }
     assert!(row["fault"]["p50_us"].as_f64().unwrap() > 0.0, "{row}");
     let ran = sim(&format!("{url}?write=unstable"), &[]);
@@ -53,7 +53,10 @@ fn a_server_that_damages_pages_is_found_out() {
         }
         let ran = ran.join().unwrap();
         assert_eq!(ran.code, 1, "{ran:?}");
-        assert!(ran.stdout.contains("CORRUPT") && ran.stdout.contains(&url), "{ran:?}");
+        assert!(
+            ran.stdout.contains("CORRUPT") && ran.stdout.contains("nfs://127.0.0.1/swap/area0"),
+            "{ran:?}"
+        );
     });
 }
 
