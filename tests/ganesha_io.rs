@@ -58,5 +58,6 @@ fn a_server_that_others_wrote_is_loaded_checked_paged_to_and_killed() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let report = ran.json();
     assert_eq!(report["pages_wrong"], 0, "{report}");
-    assert!(report["longest_pause_ms"].as_f64().unwrap() > 50.0, "it was killed: {report}");
+    // To MOUNT, to NFS, and again after the kill.
+    assert!(report["connections"].as_u64().unwrap() >= 3, "it was killed: {report}");
 }
