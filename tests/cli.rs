@@ -52,7 +52,7 @@ fn refused(args: &[&str]) -> String {
 }
 
 /// Command lines that print, one of each subcommand, and the help.
-const PRINTING: [&str; 7] = [
+const PRINTING: [&str; 9] = [
     "plan",
     "completions bash",
     "sim --ram 4MiB --overcommit 1.5 --rounds 1 --backend nfs --ablate none",
@@ -60,6 +60,8 @@ const PRINTING: [&str; 7] = [
     "stress --seeds 0..2 --jobs 1 --show",
     "--help",
     "sim --help",
+    "io --help",
+    "check --help",
 ];
 
 #[test]

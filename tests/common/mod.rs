@@ -1,6 +1,10 @@
 //! What the end-to-end tests share.
 #![allow(dead_code)]
 
+pub(crate) mod command;
+pub(crate) mod ganesha;
+pub(crate) mod nfs;
+
 use netswap::report::{Outcome, Row};
 use netswap::scenario::{Scenario, Store};
 use netswap::world::{RunSpec, run};

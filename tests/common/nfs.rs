@@ -1,0 +1,113 @@
+//! The embedded NFS server on a socket of the loopback, in a thread of the test.
+
+use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use netswap::net::kernel::{Clock, KernelConfig, KernelNet, ListenConfig, Waker};
+use netswap::nfs::{NfsServer, NfsServerConfig};
+use netswap::reserve::{PAGE_SIZE, PagePool, PoolConfig, Time};
+use netswap::swap::signature::Header;
+use netswap::swap::{Disk, MemDisk};
+
+const CONNECTIONS: usize = 4;
+
+/// What the test may do to the server between two of its turns.
+type Job = Box<dyn FnOnce(&mut NfsServer<MemDisk>, &mut KernelNet) + Send>;
+
+pub(crate) struct Served {
+    pub(crate) addr: SocketAddr,
+    jobs: Option<mpsc::Sender<Job>>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A disk with the header of an area, as `mkswap` leaves it.
+pub(crate) fn area(slots: u32) -> MemDisk {
+    let mut disk = MemDisk::new(u64::from(slots) * PAGE_SIZE as u64);
+    let mut header = [0; PAGE_SIZE];
+    Header::new(slots).write(&mut header);
+    disk.write_at(0, &header).unwrap();
+    disk
+}
+
+impl Served {
+    /// Serves `files` in the export `/swap`, and has disks of no bytes for some that clients create.
+    pub(crate) fn new(files: Vec<(&'static str, MemDisk)>) -> Served {
+        let (jobs, inbox) = mpsc::channel::<Job>();
+        let (told, addr) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let config =
+                NfsServerConfig { max_connections: CONNECTIONS, ..NfsServerConfig::default() };
+            let pool = PagePool::new(PoolConfig::new(config.frames() + 256));
+            let mut server = NfsServer::new(config, &pool).unwrap();
+            files.into_iter().for_each(|(name, disk)| server.add_file(name, disk));
+            server.add_spare(MemDisk::new(0));
+            let config = KernelConfig { listeners: 1, ..KernelConfig::new(CONNECTIONS) };
+            let mut net = KernelNet::new(config).unwrap();
+            let at = "127.0.0.1:0".parse().unwrap();
+            let listener = net.listen(&ListenConfig::new(at, CONNECTIONS)).unwrap();
+            told.send((net.listener_addr(listener), net.waker())).unwrap();
+            let clock = Clock::new();
+            loop {
+                net.wait(clock.now(), None).unwrap();
+                loop {
+                    match inbox.try_recv() {
+                        Ok(job) => job(&mut server, &mut net),
+                        Err(mpsc::TryRecvError::Empty) => break,
+                        Err(mpsc::TryRecvError::Disconnected) => return,
+                    }
+                }
+                let now = clock.now();
+                while let Some(id) = net.next_ready(now) {
+                    net.drive(now, id, &mut server.connection(id.index()));
+                }
+            }
+        });
+        let (addr, waker) = addr.recv().unwrap();
+        Served { addr, jobs: Some(jobs), waker, thread: Some(thread) }
+    }
+
+    /// The URL of a file of the export.
+    pub(crate) fn url(&self, file: &str) -> String {
+        format!("nfs://{}/swap/{file}", self.addr)
+    }
+
+    /// Does something to the server, and waits until it is done.
+    pub(crate) fn with<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut NfsServer<MemDisk>) -> T + Send + 'static,
+    ) -> T {
+        self.with_net(|server, _| job(server))
+    }
+
+    /// The server crashes and is there again at once: every connection is reset.
+    pub(crate) fn restart(&self) {
+        self.with_net(|server, net| {
+            server.restart(Time::ZERO);
+            (0..CONNECTIONS).for_each(|at| net.make_ready(net.conn_at(at)));
+        });
+    }
+
+    fn with_net<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut NfsServer<MemDisk>, &mut KernelNet) -> T + Send + 'static,
+    ) -> T {
+        let (done, result) = mpsc::channel();
+        let job: Job = Box::new(move |server, net| done.send(job(server, net)).unwrap());
+        self.jobs.as_ref().unwrap().send(job).unwrap();
+        self.waker.wake();
+        result.recv().unwrap()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        self.waker.wake();
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
