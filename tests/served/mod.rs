@@ -1,6 +1,6 @@
 //! `netswap serve nfs` as a child process, and a directory of the test's own.
 
-#![allow(dead_code, reason = "each test binary uses some of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses some of it")]
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
