@@ -201,6 +201,7 @@ fn block_pages(bs: Bytes) -> Result<usize, Failure> {
 
 fn open(url: &StoreUrl, args: &Args) -> Result<RealStore, Failure> {
     let mut options = args.connect.options(args.qd as usize);
+    options.merge = args.merge == "on";
     options.create_bytes = args.create.map(|size| size.pages() * PAGE_SIZE as u64);
     RealStore::open(url, &options).map_err(remote::not_opened)
 }
