@@ -52,7 +52,7 @@ fn refused(args: &[&str]) -> String {
 }
 
 /// Command lines that print, one of each subcommand, and the help.
-const PRINTING: [&str; 7] = [
+const PRINTING: [&str; 9] = [
     "plan",
     "completions bash",
     "sim --ram 4MiB --overcommit 1.5 --rounds 1 --backend nfs --ablate none",
@@ -60,6 +60,8 @@ const PRINTING: [&str; 7] = [
     "stress --seeds 0..2 --jobs 1 --show",
     "--help",
     "sim --help",
+    "io --help",
+    "check --help",
 ];
 
 #[test]
@@ -271,8 +273,9 @@ fn a_short_campaign_counts_its_seeds_and_its_faults() {
 
 #[test]
 fn every_subcommand_helps_with_examples() {
-    for command in ["sim", "stress", "plan", "completions"] {
-        let output = netswap(&[command, "--help"]);
+    for command in ["sim", "stress", "plan", "completions", "mkswap", "ls", "serve nfs"] {
+        let args: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let output = netswap(&args);
         assert_eq!(output.status.code(), Some(0));
         assert!(String::from_utf8_lossy(&output.stdout).contains("Example"), "{command}");
     }

@@ -23,11 +23,14 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 use netswap_reserve::Time;
 
+/// Slices that a session shows at most: a call of 64 pages, and what stands around them.
+pub const SLICES_MAX: usize = 128;
+
 /// Byte slices to send, in order.
-pub type SendVec<'a> = ArrayVec<&'a [u8], 64>;
+pub type SendVec<'a> = ArrayVec<&'a [u8], SLICES_MAX>;
 
 /// Where the next bytes of a stream belong, in order.
-pub type RecvVec<'a> = ArrayVec<IoSliceMut<'a>, 64>;
+pub type RecvVec<'a> = ArrayVec<IoSliceMut<'a>, SLICES_MAX>;
 
 /// What a session wants its transport to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +87,8 @@ pub trait Session {
     fn recv_buffer(&mut self) -> &mut [u8];
 
     /// As [`Session::recv_buffer`], for a transport that fills several buffers at once: appends to `out`
-    /// where the next bytes belong, in order. The first is the one that `recv_buffer` shows. A session
-    /// that knows what comes next, such as the pages of a reply, saves a system call for each by
+    /// where the next bytes belong, in order. The first begins where `recv_buffer`'s does. A session
+    /// that knows, or guesses, what comes next, such as the pages of a reply, saves a system call for each by
     /// showing them here.
     fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
         let buffer = self.recv_buffer();

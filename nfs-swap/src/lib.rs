@@ -31,6 +31,7 @@ pub use client::{
 };
 pub use lister::{ListError, ListEvent, ListStats, ListerConfig, NfsLister};
 pub use server::{
-    FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,
+    FAULT_NAMES, FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,
+    UnknownFault,
 };
 pub use url::{NfsUrl, UrlError, UrlHost};

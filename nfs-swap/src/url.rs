@@ -77,7 +77,7 @@ pub struct NfsUrl {
     pub mount_port: Option<u16>,
     /// What is mounted first: all but the last name.
     pub export: String,
-    /// The last name.
+    /// The last name; empty in the URL of a directory.
     pub file: String,
     /// User to act as.
     pub uid: u32,
@@ -224,54 +224,75 @@ impl FromStr for NfsUrl {
     type Err = UrlError;
 
     fn from_str(url: &str) -> Result<NfsUrl, UrlError> {
-        let rest =
-            url.strip_prefix("nfs://").ok_or_else(|| UrlError::Scheme { url: url.into() })?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (host, both) = host(authority)?;
-        let path = unescape(path)?;
-        let no_file = || UrlError::NoFile { path: path.clone() };
-        if path.len() > PATH_BYTES_MAX {
-            return Err(UrlError::PathTooLong { len: path.len() });
-        }
-        if path.contains('\0') {
-            return Err(no_file());
-        }
-        let (export, file) = path.rsplit_once('/').ok_or_else(no_file)?;
-        if file.is_empty() || matches!(file, "." | "..") {
-            return Err(no_file());
-        }
-        let export = if export.is_empty() { "/" } else { export };
-        let mut parsed = NfsUrl {
-            host,
-            nfs_port: both,
-            mount_port: both,
-            export: export.into(),
-            file: file.into(),
-            uid: 0,
-            gid: 0,
-            write: WritePolicy::default(),
-        };
-        let mut seen: Vec<&str> = Vec::new();
-        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            if seen.contains(&name) {
-                return Err(UrlError::Twice { name: name.into() });
-            }
-            seen.push(name);
-            match name {
-                "version" if value == "3" => {}
-                "version" => return Err(UrlError::Version { value: value.into() }),
-                "nfsport" => parsed.nfs_port = Some(port("nfsport", value)?),
-                "mountport" => parsed.mount_port = Some(port("mountport", value)?),
-                "uid" => parsed.uid = id("uid", value)?,
-                "gid" => parsed.gid = id("gid", value)?,
-                "write" => parsed.write = value.parse()?,
-                _ => return Err(UrlError::UnknownParameter { name: name.into() }),
-            }
-        }
-        Ok(parsed)
+        parse(url, PathKind::File)
     }
+}
+
+/// What the path of a URL names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PathKind {
+    File,
+    Directory,
+}
+
+impl PathKind {
+    /// Splits a path into what is mounted and the name in it; `None` if it is no path of this kind.
+    fn split(self, path: &str) -> Option<(&str, &str)> {
+        match self {
+            PathKind::File => path
+                .rsplit_once('/')
+                .filter(|(_, file)| !file.is_empty() && !matches!(*file, "." | "..")),
+            PathKind::Directory => {
+                (path.is_empty() || path.starts_with('/')).then(|| (path.trim_end_matches('/'), ""))
+            }
+        }
+    }
+}
+
+fn parse(url: &str, kind: PathKind) -> Result<NfsUrl, UrlError> {
+    let rest = url.strip_prefix("nfs://").ok_or_else(|| UrlError::Scheme { url: url.into() })?;
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, both) = host(authority)?;
+    let path = unescape(path)?;
+    let no_file = || UrlError::NoFile { path: path.clone() };
+    if path.len() > PATH_BYTES_MAX {
+        return Err(UrlError::PathTooLong { len: path.len() });
+    }
+    if path.contains('\0') {
+        return Err(no_file());
+    }
+    let (export, file) = kind.split(&path).ok_or_else(no_file)?;
+    let export = if export.is_empty() { "/" } else { export };
+    let mut parsed = NfsUrl {
+        host,
+        nfs_port: both,
+        mount_port: both,
+        export: export.into(),
+        file: file.into(),
+        uid: 0,
+        gid: 0,
+        write: WritePolicy::default(),
+    };
+    let mut seen: Vec<&str> = Vec::new();
+    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if seen.contains(&name) {
+            return Err(UrlError::Twice { name: name.into() });
+        }
+        seen.push(name);
+        match name {
+            "version" if value == "3" => {}
+            "version" => return Err(UrlError::Version { value: value.into() }),
+            "nfsport" => parsed.nfs_port = Some(port("nfsport", value)?),
+            "mountport" => parsed.mount_port = Some(port("mountport", value)?),
+            "uid" => parsed.uid = id("uid", value)?,
+            "gid" => parsed.gid = id("gid", value)?,
+            "write" => parsed.write = value.parse()?,
+            _ => return Err(UrlError::UnknownParameter { name: name.into() }),
+        }
+    }
+    Ok(parsed)
 }
 
 impl fmt::Display for NfsUrl {
@@ -282,6 +303,22 @@ impl fmt::Display for NfsUrl {
 }
 
 impl NfsUrl {
+    /// Reads the URL of a directory: all of its path is the export, and [`NfsUrl::file`] is empty.
+    ///
+    /// ```
+    /// use netswap_nfs::NfsUrl;
+    ///
+    /// let url = NfsUrl::parse_directory("nfs://server/swap/?uid=1000")?;
+    /// assert_eq!((&*url.export, &*url.file, url.uid), ("/swap", "", 1000));
+    /// # Ok::<(), netswap_nfs::UrlError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As parsing the URL of a file.
+    pub fn parse_directory(url: &str) -> Result<NfsUrl, UrlError> {
+        parse(url, PathKind::Directory)
+    }
+
     /// The client's configuration, for a host that has this address.
     pub fn config(&self, address: IpAddr) -> NfsConfig {
         let at = |port: Option<u16>| SocketAddr::new(address, port.unwrap_or(0));
@@ -292,6 +329,7 @@ impl NfsUrl {
             portmap: (!is_known).then(|| SocketAddr::new(address, PORTMAP_PORT)),
             search_export: true,
             overtakes_max: OVERTAKES_MAX,
+            merge: true,
             uid: self.uid,
             gid: self.gid,
             write: self.write,

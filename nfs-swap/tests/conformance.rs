@@ -1,6 +1,6 @@
 //! Goal: the backend keeps what every swap backend has to keep.
 //! Method: the suite of netswap-swap over a client that is joined with a server by the pump, with either
-//! write policy; once with a server that does nothing wrong, once with one that is late, repeats itself and
+//! write policy, with and without merging; once with a server that does nothing wrong, once with one that is late, repeats itself and
 //! does things by halves, and once with one that restarts and changes its verifier.
 
 mod common;
@@ -16,19 +16,27 @@ fn check(faults: ServerFaults) {
     }
 }
 
-/// With a restart of the server once in so many turns, if it is to restart.
 fn check_policy(write: WritePolicy, faults: ServerFaults, restarts: Option<u64>) {
+    // A wire for a single call merges most.
+    for (merge, wire_max) in [(false, 64), (true, 64), (true, 1)] {
+        check_config(
+            NfsConfig { write, merge, wire_max, merge_after: 2, ..config() },
+            faults,
+            restarts,
+        );
+    }
+}
+
+/// With a restart of the server once in so many turns, if it is to restart.
+fn check_config(config: NfsConfig, faults: ServerFaults, restarts: Option<u64>) {
     let pool = PagePool::new(PoolConfig::new(512));
     let mut seed = 0;
     conformance::check(
         &pool,
         || {
             seed += 1;
-            let mut world = World::new(
-                NfsConfig { write, ..config() },
-                NfsServerConfig { seed, ..Default::default() },
-                seed,
-            );
+            let mut world =
+                World::new(config.clone(), NfsServerConfig { seed, ..Default::default() }, seed);
             world.server.set_faults(faults);
             Wired(world)
         },

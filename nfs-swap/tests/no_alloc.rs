@@ -98,7 +98,13 @@ fn moving_pages_allocates_nothing() {
 
 #[test]
 fn faults_of_every_kind_allocate_nothing() {
-    let (mut w, mut load) = world(2);
+    for merge in [false, true] {
+        let config = NfsConfig { merge, merge_after: 1, wire_max: 4, ..config() };
+        faults_allocate_nothing(world_with(config, 2));
+    }
+}
+
+fn faults_allocate_nothing((mut w, mut load): (World, Workload)) {
     w.server.set_faults(ServerFaults {
         late_ppm: 20_000,
         late_by: Span::from_millis(1500),

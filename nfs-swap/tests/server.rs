@@ -206,6 +206,32 @@ fn what_was_not_committed_is_lost_by_a_restart_and_the_verifier_tells() {
 }
 
 #[test]
+fn what_was_overwritten_is_not_kept_if_it_need_not_be() {
+    let mut wire =
+        Wire::new(NfsServerConfig { keep_old: false, unstable: 0, ..Default::default() });
+    for i in 0..40 {
+        let written = wire.write(20 * i, 0, b"unstable");
+        assert_eq!(written[96 + 4..96 + 8], words(&[0]), "UNSTABLE");
+    }
+    wire.server.restart(Time::ZERO);
+    wire.server.connection(0).handle_connected(Time::ZERO);
+    assert_eq!(wire.content(780, 8), b"unstable");
+    assert_eq!(wire.server.stats().lost, 0);
+}
+
+#[test]
+fn a_spare_for_a_name_is_for_no_other() {
+    let mut wire = Wire::new(NfsServerConfig::default());
+    wire.server.add_spare_for("area1", MemDisk::new(0));
+    assert!(wire.server.disk_mut("area1").is_some() && wire.server.disk_mut("area2").is_none());
+    let create = |n: &[u8]| [fh(0), n.to_vec(), words(&[0; 7])].concat();
+    assert_eq!(wire.results(8, &create(b"\0\0\0\x05area2\0\0\0")), words(&[28, 0, 0]));
+    let made = wire.results(8, &create(b"\0\0\0\x05area1\0\0\0"));
+    assert_eq!(made[..8 + 24], [words(&[0, 1]), fh(2)].concat());
+    assert!(wire.server.disk_mut("area1").is_some());
+}
+
+#[test]
 fn a_repeated_change_is_answered_from_the_cache_a_repeated_read_is_not() {
     let mut wire = Wire::new(NfsServerConfig::default());
     let first = wire.write(0, 2, b"one!");

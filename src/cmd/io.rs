@@ -125,6 +125,8 @@ struct Report {
     pages_verified: u64,
     pages_wrong: u64,
     store_errors: u64,
+    /// Opened so far, those at the start included.
+    connections: u64,
     quarantined_slots: u32,
     faults: Vec<String>,
     ended_early: Option<String>,
@@ -199,6 +201,7 @@ fn block_pages(bs: Bytes) -> Result<usize, Failure> {
 
 fn open(url: &StoreUrl, args: &Args) -> Result<RealStore, Failure> {
     let mut options = args.connect.options(args.qd as usize);
+    options.merge = args.merge == "on";
     options.create_bytes = args.create.map(|size| size.pages() * PAGE_SIZE as u64);
     RealStore::open(url, &options).map_err(remote::not_opened)
 }
@@ -225,7 +228,7 @@ fn spec(
                 Bytes((u64::from(there) + 1) * PAGE_SIZE as u64)
             )));
         }
-        (_, Some(pages)) => (pages as u32).min(there),
+        (_, Some(pages)) => (pages as u32).saturating_sub(1).min(there),
         _ => there,
     };
     let stop = match (args.time, args.ops, args.size) {
@@ -274,6 +277,7 @@ fn report(args: &Args, store: &RealStore, done: &LoadReport) -> Report {
         pages_verified: done.pages_verified,
         pages_wrong: done.pages_wrong,
         store_errors: done.store_errors,
+        connections: store.net_stats().conns.connects,
         quarantined_slots: done.quarantined,
         faults: done.faults.iter().map(ToString::to_string).collect(),
         ended_early: done.ended_early.clone(),

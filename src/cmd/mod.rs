@@ -7,11 +7,15 @@
 mod check;
 mod completions;
 mod io;
+mod ls;
+mod mkswap;
 mod out;
 mod plan;
 mod progress;
 mod remote;
 mod replay;
+mod serve;
+mod signals;
 mod sim;
 mod stress;
 
@@ -56,6 +60,12 @@ enum Command {
     Plan(plan::Args),
     /// Do again what an allocator trace says, and compare every outcome
     Replay(replay::Args),
+    /// Make a file on a server a swap area: create it, write all of it, then the signature
+    Mkswap(mkswap::Args),
+    /// List a directory of an NFS export
+    Ls(ls::Args),
+    /// Serve a file by the embedded server, with faults on demand, to clients of any kind
+    Serve(serve::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -71,6 +81,11 @@ struct Failure {
 impl Failure {
     fn usage(message: impl ToString) -> Failure {
         Failure { code: EXIT_USAGE, message: Some(message.to_string()) }
+    }
+
+    /// The run did not end as it should.
+    fn of_run(message: impl ToString) -> Failure {
+        Failure { code: EXIT_FAILED, message: Some(message.to_string()) }
     }
 
     /// The same, after the runs came to `code`: nobody reading it does not make it better.
@@ -94,6 +109,9 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Mkswap(args) => mkswap::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Completions(args) => completions::run(&args),
     });
     match outcome {

@@ -130,7 +130,7 @@ fn refusal(error: &StoreError) -> &'static str {
         StoreError::Refused { code: 2 } => {
             "there is no such file or export: check the path, or make the file by `netswap mkswap`"
         }
-        StoreError::Refused { code: 20 | 21 | 22 } => {
+        StoreError::Refused { code: 20..=22 } => {
             "the path is not that of a plain file in an export: check it"
         }
         StoreError::Denied { .. } => {

@@ -10,6 +10,7 @@
 //! - [`load`]: a load with verification;
 //! - [`paging`]: the simulated machine over a real store, in real time;
 //! - `pump`: the event loop of one connection, for whatever session it is;
+//! - [`mkswap`]: a swap area is made; [`list`](mod@list): a directory is listed;
 //! - [`error`]: why a store cannot be used, and what to do next;
 //! - [`local`]: whether a server runs on this very host.
 //!
@@ -23,8 +24,10 @@
 pub mod area;
 pub mod check;
 pub mod error;
+pub mod list;
 pub mod load;
 pub mod local;
+pub mod mkswap;
 pub mod paging;
 mod pump;
 pub mod scheme;
@@ -32,6 +35,8 @@ pub mod store;
 
 pub use area::{AreaFacts, FitError, fit_to_write};
 pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
+pub use list::{ListFailure, ListOptions, Listed, list};
 pub use local::is_this_host;
+pub use mkswap::{Made, MkswapError, MkswapOptions, Progress, make_area};
 pub use scheme::{Scheme, StoreUrl};
 pub use store::{OpenOptions, RealStore};

@@ -193,8 +193,8 @@ fn failed(why: impl ToString) -> (Outcome, String) {
 }
 
 impl Paging {
-    /// Lets everything that is due happen; then sleeps until something is.
-    fn step(&mut self) -> Ended {
+    /// Lets everything that is due happen.
+    fn step(&mut self) {
         let now = self.pump.now();
         self.poll_pager(now);
         if self.machine.poll(now, &mut self.pager, &mut Nothing) {
@@ -202,8 +202,14 @@ impl Paging {
         }
         self.poll_machine();
         self.poll_pager(now);
+    }
+
+    /// Moves bytes; if none came, sleeps until some do, or something is due.
+    fn advance(&mut self) -> Ended {
         self.pump.touch();
         // What was submitted goes out before anybody sleeps, and what has come is taken.
+        let before = self.pump.arrivals();
+        let now = self.pump.now();
         let turned = self.pump.turn(Some(now), self.pager.backend_mut(self.area));
         turned.map_err(failed)?;
         let deadlines = [
@@ -212,7 +218,7 @@ impl Paging {
             Some(self.moved + STUCK_AFTER),
         ];
         let next = deadlines.into_iter().flatten().min().unwrap_or(now);
-        if next.since(now) >= SLEEP_MIN && !self.pager_has_news() {
+        if next.since(now) >= SLEEP_MIN && self.pump.arrivals() == before {
             let turned = self.pump.turn(Some(next), self.pager.backend_mut(self.area));
             turned.map_err(failed)?;
         }
@@ -220,13 +226,6 @@ impl Paging {
             return Err(failed(format!("nothing has moved for {STUCK_AFTER}")));
         }
         Ok(())
-    }
-
-    /// Whether the turn before brought something that the pager is to see before anybody sleeps.
-    fn pager_has_news(&mut self) -> bool {
-        let now = self.pump.now();
-        self.poll_pager(now);
-        self.machine.poll_deadline().is_some_and(|at| at <= now)
     }
 
     fn poll_pager(&mut self, now: Time) {
@@ -262,19 +261,22 @@ impl Paging {
     }
 
     fn swapon(&mut self) -> Ended {
-        while !self.is_on {
-            self.step()?;
+        loop {
+            self.step();
             if let Some(why) = self.refused.take() {
                 return Err(failed(format!("the area did not come on: {why}")));
             }
+            if self.is_on {
+                return Ok(());
+            }
+            self.advance()?;
         }
-        Ok(())
     }
 
     fn work(&mut self, accesses: u64, progress: &mut dyn FnMut(f64)) -> Ended {
         let mut steps = 0u64;
-        while !self.machine.is_done() {
-            self.step()?;
+        loop {
+            self.step();
             let stats = self.machine.stats();
             if stats.pages_wrong > 0 {
                 let why = "a task read a page that is not what it wrote".into();
@@ -291,8 +293,11 @@ impl Paging {
             if steps.is_multiple_of(256) {
                 progress(stats.accesses as f64 / accesses as f64);
             }
+            if self.machine.is_done() {
+                return Ok(());
+            }
+            self.advance()?;
         }
-        Ok(())
     }
 
     /// Gives everything back: mappings, what is under way, the connection; and looks whether every frame is
@@ -305,12 +310,17 @@ impl Paging {
             }
         }
         self.moved = self.pump.now();
+        self.step();
         while !self.pager.is_idle() {
-            self.step()?;
+            self.advance()?;
+            self.step();
         }
         let now = self.pump.now();
         self.pager.shutdown(now, self.machine.tables());
-        self.step()?;
+        self.pump.touch();
+        let turned = self.pump.turn(Some(now), self.pager.backend_mut(self.area));
+        turned.map_err(failed)?;
+        self.step();
         let missing = pool.frames() - pool.free_frames();
         if missing > 0 || pool.reserve_usage(ReserveId::ROOT) > 0 {
             return Err(failed(format!("memory leaked: {missing} frames are not back")));

@@ -39,6 +39,13 @@ impl Pump {
         self.net.stats()
     }
 
+    /// A number that grows with whatever can end a request: bytes that came, and connections that came and
+    /// went.
+    pub(crate) fn arrivals(&self) -> u64 {
+        let conns = self.net.conn_stats(self.conn);
+        conns.bytes_received + conns.connects + conns.connect_failures + conns.disconnects
+    }
+
     pub(crate) fn protection(&self) -> PathProtection {
         self.protection
     }

@@ -98,6 +98,7 @@ impl StoreUrl {
                 let mut config = url.config(address);
                 config.create_bytes = options.create_bytes;
                 config.in_flight = options.in_flight;
+                config.merge = options.merge;
                 config.machine = options.machine.clone();
                 config.first_xid = options.first_xid;
                 StoreClient::Nfs(NfsBackend::new(config))

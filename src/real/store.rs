@@ -25,6 +25,8 @@ pub struct OpenOptions {
     pub create_bytes: Option<u64>,
     /// Most requests outstanding.
     pub in_flight: usize,
+    /// Whether requests to adjacent slots that wait together may go to the server as one.
+    pub merge: bool,
     /// How long it may take until the store is ready.
     pub ready_within: Span,
     /// What is asked of the kernel.
@@ -46,13 +48,14 @@ fn first_xid(nanos: u64, process: u32) -> u32 {
 }
 
 impl Default for OpenOptions {
-    /// Nothing is created; 64 requests; ready within 10 s (picked by eye: a server that restarts takes a few);
+    /// Nothing is created; 64 requests, which may merge; ready within 10 s (picked by eye: a server that restarts takes a few);
     /// all protections; this machine's name, and a number that no start before had.
     fn default() -> OpenOptions {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         OpenOptions {
             create_bytes: None,
             in_flight: 64,
+            merge: true,
             ready_within: Span::from_secs(10),
             protect: ProtectConfig::default(),
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),

@@ -15,6 +15,7 @@ const NFS_PORT: u16 = 2049;
 /// The port of iSCSI.
 const ISCSI_PORT: u16 = 3260;
 
+#[allow(clippy::large_enum_variant, reason = "there is one a world")]
 pub(super) enum StoreServer {
     Nfs(NfsServer<FarDisk>),
     Iscsi(IscsiTarget<FarDisk>),

@@ -14,6 +14,11 @@ pub trait Disk {
         self.len() == 0
     }
 
+    /// Bytes it takes of what stores it: fewer than its length if there are holes that were never written.
+    fn used(&self) -> u64 {
+        self.len()
+    }
+
     /// Fills `buf` from `offset`.
     ///
     /// # Errors

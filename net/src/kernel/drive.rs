@@ -11,7 +11,7 @@ use rustix::net::{
 
 use super::conn::{Conn, ConnPhase, meaning};
 use super::{ConnId, KernelNet};
-use crate::session::{Action, Disconnect, RecvVec, SendVec, Session};
+use crate::session::{Action, Disconnect, RecvVec, SLICES_MAX, SendVec, Session};
 
 /// System calls in each direction that a turn makes at most, for sessions that take or give a few
 /// bytes at a time. Picked by eye.
@@ -284,7 +284,7 @@ impl Conn {
             if shown == 0 {
                 break;
             }
-            let vector: ArrayVec<IoSlice<'_>, 64> =
+            let vector: ArrayVec<IoSlice<'_>, SLICES_MAX> =
                 slices.iter().map(|slice| IoSlice::new(slice)).collect();
             budget.call();
             self.stats.send_calls += 1;

@@ -8,12 +8,13 @@ use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 use netswap_swap::{BackendState, StoreError, Stored, backend::BATCH_PAGES_MAX};
 
+use super::merge::MERGED_PAGES_MAX;
 use super::{Call, CallState, GARBAGE_MAX, HEAD_BYTES, NfsBackend, Verb, total_bytes};
 use crate::link::Target;
 use crate::message::{CONTROL_HEAD_BYTES, encode_message};
 use crate::proto::{self, Nfsstat3, ReadOk, StableHow, WriteOk, procs};
 use crate::rpc::{self, AcceptStat, ReplyStat};
-use crate::xdr::{Decoder, XdrBuf, XdrError, ZEROS, padding};
+use crate::xdr::{Decoder, XdrError, padding};
 
 /// Bytes that were no valid reply, in fixed words.
 pub(super) type Garbage = &'static str;
@@ -31,11 +32,6 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         start..start + len
     }
 
-    /// The bytes of the current call of `i`, its record mark included.
-    pub(super) fn message(&self, i: usize) -> XdrBuf<'_, P> {
-        message(&self.calls[i], &self.heads[self.head_range(i)])
-    }
-
     /// Whether an older request that is not done touches a slot of this one, and one of them writes.
     pub(super) fn is_blocked(&self, i: usize) -> bool {
         let call = &self.calls[i];
@@ -44,20 +40,25 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             .any(|other| other.is_active() && other.seq < call.seq && other.conflicts(call))
     }
 
-    /// Encodes the next call of request `i` under a new xid and queues it.
+    /// Makes the next call of request `i` when there is room on the wire.
     pub(super) fn issue(&mut self, now: Time, i: usize) {
+        if self.queues { self.await_wire(now, i) } else { self.encode(now, i) }
+    }
+
+    /// Encodes the next call of request `i`, and of those that have joined it, under a new xid and queues it.
+    pub(super) fn encode(&mut self, now: Time, i: usize) {
         let xid = self.xids.assign(i);
         let head = self.head_range(i);
+        let (offset, want) = self.extent(i);
         let call = &mut self.calls[i];
-        let chunk = if call.verb == Verb::Read { self.read_chunk } else { self.write_chunk };
-        call.want = chunk.min(total_bytes(call) - call.done);
+        self.wire += usize::from(!std::mem::replace(&mut call.on_wire, true));
+        (call.from, call.want) = (offset, want);
         call.sends = 0;
         call.timeouts = 0;
         call.handle_generation = self.handle_generation;
         let stable = self.config.write.stable_how(call.rewrites);
-        let offset = call.first.offset() + call.done as u64;
         let procedure = if call.verb == Verb::Read { procs::READ } else { procs::WRITE };
-        let (file, auth, want, verb) = (self.file, &self.auth, call.want as u32, call.verb);
+        let (file, auth, want, verb) = (self.file, &self.auth, want as u32, call.verb);
         let bulk = if verb == Verb::Write { call.want + padding(call.want) } else { 0 };
         call.head_len = encode_message(&mut self.heads[head], bulk, |out| {
             rpc::encode_call(out, xid, (proto::PROGRAM, proto::VERSION, procedure), auth)?;
@@ -124,10 +125,20 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         match self.calls[i].state {
             CallState::Queued => self.unqueue(i),
             CallState::Blocked => self.blocked -= 1,
+            CallState::Waiting => {
+                self.waiting.remove(i);
+            }
+            CallState::Joined { .. } => unreachable!("a member that has not left its call"),
             _ => {}
         }
+        if std::mem::take(&mut self.calls[i].touches) {
+            let is_read = self.calls[i].verb == Verb::Read;
+            self.touched.remove(self.calls[i].slots(), is_read);
+        }
+        // A call whose last member ends may have a hole; its reply goes nowhere.
+        self.calls[i].holes = false;
         self.rx.forget(i);
-        self.xids.release(i);
+        self.release(i);
         self.let_go(i);
         self.calls[i].state = CallState::Done;
         self.calls[i].outcome = outcome;
@@ -147,6 +158,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.state = state;
         let half_sent = self.sent_front > 0;
         self.drop_connection(if half_sent { Action::Abort } else { Action::Close });
+        self.take_all_apart();
         for i in 0..self.requests() {
             // Nothing is to be issued on the way.
             if self.calls[i].state == CallState::Blocked {
@@ -160,7 +172,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             }
         }
         for i in self.requests()..self.calls.len() {
-            self.xids.release(i);
+            self.release(i);
             self.calls[i].state = CallState::Free;
         }
     }
@@ -179,8 +191,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.good_reply(i);
             if stat == ReplyStat::Accepted(AcceptStat::SystemErr) {
                 // Nothing is said about execution: the call may have been carried out.
-                self.calls[i].loose = self.connection;
-                self.back_off(now, i);
+                self.stats.jukebox += 1;
+                self.take_apart(i, |this, i| {
+                    this.calls[i].loose = this.connection;
+                    this.back_off(now, i);
+                });
             } else {
                 tracing::warn!(server = %self.config.label, ?stat, "call refused");
                 self.refuse(now, i, StoreError::Refused { code: stat.refused_code() });
@@ -216,18 +231,31 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// A READ's data has come, in place.
     pub(super) fn handle_read(&mut self, now: Time, i: usize, read: ReadOk) {
         self.good_reply(i);
-        let call = &mut self.calls[i];
-        let (got, wanted) = ((call.done + read.count as usize) as u32, total_bytes(call) as u32);
-        if got == wanted {
-            self.succeed(now, i);
-        } else if read.count == 0 || read.eof {
-            self.finish(now, i, Err(StoreError::ShortRead { got, wanted }));
-        } else {
-            if (read.count as usize) < call.want {
-                self.stats.short_reads += 1;
+        let Call { from, want, .. } = self.calls[i];
+        let stops = read.count == 0 || read.eof;
+        self.stats.short_reads += u64::from(!stops && (read.count as usize) < want);
+        let end = from + u64::from(read.count);
+        self.take_apart(i, |this, i| {
+            let (got, is_reached) = this.share(i, end);
+            let (got, wanted) = (this.calls[i].done + got, total_bytes(&this.calls[i]));
+            if got == wanted {
+                this.succeed(now, i);
+            } else if is_reached && stops {
+                let (got, wanted) = (got as u32, wanted as u32);
+                this.finish(now, i, Err(StoreError::ShortRead { got, wanted }));
+            } else {
+                this.go_on(now, i, got - this.calls[i].done);
             }
-            self.go_on(now, i, read.count);
-        }
+        });
+    }
+
+    /// How much of what is left of request `i` was done by a call that came to byte `end` of the file, and
+    /// whether it came so far at all.
+    fn share(&self, i: usize, end: u64) -> (usize, bool) {
+        let call = &self.calls[i];
+        let start = call.first.offset() + call.done as u64;
+        let left = (total_bytes(call) - call.done) as u64;
+        (end.saturating_sub(start).min(left) as usize, start <= end)
     }
 
     fn written(&mut self, now: Time, i: usize, write: WriteOk) -> Result<(), Garbage> {
@@ -243,27 +271,34 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
         self.good_reply(i);
         self.see_verifier(now, write.verifier);
+        self.stats.short_writes += u64::from((write.count as usize) < want);
+        let end = self.calls[i].from + u64::from(write.count);
+        self.take_apart(i, |this, i| {
+            let (got, _) = this.share(i, end);
+            this.written_part(now, i, got, &write);
+        });
+        Ok(())
+    }
+
+    /// `got` bytes of what is left of request `i` were written.
+    fn written_part(&mut self, now: Time, i: usize, got: usize, write: &WriteOk) {
         if std::mem::take(&mut self.calls[i].from_start) {
             self.write_once_more(now, i);
-            return Ok(());
+            return;
         }
         if self.calls[i].unstable.is_some_and(|of| of != write.verifier) {
             // What was written of it before may be lost.
             self.write_again(now, i);
-            return Ok(());
+            return;
         }
-        if write.committed == StableHow::Unstable {
+        if got > 0 && write.committed == StableHow::Unstable {
             self.calls[i].unstable = Some(write.verifier);
         }
-        if (write.count as usize) < want {
-            self.stats.short_writes += 1;
-        }
-        if self.calls[i].done + write.count as usize == total_bytes(&self.calls[i]) {
+        if self.calls[i].done + got == total_bytes(&self.calls[i]) {
             self.written_whole(now, i);
         } else {
-            self.go_on(now, i, write.count);
+            self.go_on(now, i, got);
         }
-        Ok(())
     }
 
     /// A change of the verifier says that the server may have lost what is uncommitted.
@@ -282,9 +317,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.finish(now, i, Ok(Stored { replayed: false }));
     }
 
-    fn go_on(&mut self, now: Time, i: usize, count: u32) {
+    fn go_on(&mut self, now: Time, i: usize, got: usize) {
         let call = &mut self.calls[i];
-        call.done += count as usize;
+        call.done += got;
         call.jukebox = 0;
         self.issue(now, i);
     }
@@ -299,6 +334,16 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// A READ, WRITE or COMMIT failed with a status.
     pub(super) fn failed(&mut self, now: Time, i: usize, status: Nfsstat3) {
+        self.stats.jukebox += u64::from(status == Nfsstat3::Jukebox);
+        match status {
+            Nfsstat3::Jukebox | Nfsstat3::Stale => {
+                self.take_apart(i, |this, i| this.failed_for_now(now, i, status));
+            }
+            status => self.refuse(now, i, store_error(status)),
+        }
+    }
+
+    fn failed_for_now(&mut self, now: Time, i: usize, status: Nfsstat3) {
         match status {
             Nfsstat3::Jukebox => self.back_off(now, i),
             Nfsstat3::Stale if self.calls[i].handle_generation != self.handle_generation => {
@@ -307,7 +352,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             Nfsstat3::Stale if !self.calls[i].renewed => {
                 self.calls[i].renewed = true;
                 self.calls[i].state = CallState::Stale;
-                self.xids.release(i);
+                self.release(i);
                 self.start_remount(now);
             }
             status => self.refuse(now, i, store_error(status)),
@@ -316,7 +361,17 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Ends a request, or what the control call was for, with an error.
     pub(super) fn refuse(&mut self, now: Time, i: usize, error: StoreError) {
-        if i == self.control() {
+        if self.is_merged(i) {
+            let is_final = matches!(error, StoreError::Garbage { .. });
+            self.take_apart(i, |this, i| {
+                if is_final {
+                    this.finish(now, i, Err(error));
+                } else {
+                    this.calls[i].alone = true;
+                    this.issue(now, i);
+                }
+            });
+        } else if i == self.control() {
             self.control_failed(now, error);
         } else if self.is_request(i) {
             self.finish(now, i, Err(error));
@@ -328,8 +383,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// The server asks to try again later (NFS3ERR_JUKEBOX): under a new xid, as RFC 1813 section
     /// 2.6 wants it, so that its duplicate request cache does not answer.
     pub(super) fn back_off(&mut self, now: Time, i: usize) {
-        self.stats.jukebox += 1;
-        self.xids.release(i);
+        self.release(i);
         let call = &mut self.calls[i];
         let until = now + self.config.jukebox_delay * (1 << call.jukebox.min(4));
         call.jukebox += 1;
@@ -354,6 +408,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.garbage_streak += 1;
                 if self.garbage_streak >= GARBAGE_MAX {
                     self.garbage_streak = 0;
+                    self.take_all_apart();
                     for i in 0..self.requests() {
                         if self.calls[i].is_active() {
                             self.finish(now, i, Err(StoreError::Garbage { what }));
@@ -381,6 +436,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         };
         self.read_chunk = chunk(rtmax);
         self.write_chunk = chunk(wtmax);
+        let merged = |max: u32, chunk: usize| {
+            chunk.max((max as usize).min(MERGED_PAGES_MAX * PAGE_SIZE) / PAGE_SIZE * PAGE_SIZE)
+        };
+        self.read_merged = merged(rtmax, self.read_chunk);
+        self.write_merged = merged(wtmax, self.write_chunk);
         self.batch_pages =
             (self.read_chunk.min(self.write_chunk) / PAGE_SIZE).clamp(1, BATCH_PAGES_MAX);
     }
@@ -394,16 +454,5 @@ pub(super) fn store_error(status: Nfsstat3) -> StoreError {
         Nfsstat3::Acces | Nfsstat3::Perm => StoreError::Denied { code },
         Nfsstat3::RoFs => StoreError::ReadOnly,
         _ => StoreError::Refused { code },
-    }
-}
-
-/// The bytes of a call whose head is in `head`.
-pub(super) fn message<'a, P>(call: &'a Call<P>, head: &'a [u8]) -> XdrBuf<'a, P> {
-    let head = &head[..call.head_len];
-    if call.verb == Verb::Write {
-        let tail = &ZEROS[..padding(call.want)];
-        XdrBuf { head, pages: &call.pages, page_base: call.done, page_len: call.want, tail }
-    } else {
-        XdrBuf { head, pages: &[], page_base: 0, page_len: 0, tail: &[] }
     }
 }

@@ -139,7 +139,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.succeed(now, i);
             return;
         }
-        self.xids.release(i);
+        self.release(i);
         self.calls[i].state = CallState::Uncommitted { since: now };
         self.arm(now + self.config.commit_delay);
         self.unsettled = true;
@@ -179,7 +179,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let Some(row) = self.commit_row() else { return };
         self.rewrite_all |= self.calls[..row].iter().any(|call| call.unstable.is_some());
         // A COMMIT would be for nothing, whoever answers it.
-        self.xids.release(row);
+        self.release(row);
         self.calls[row].state = CallState::Free;
     }
 
@@ -315,7 +315,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     }
 
     fn end_commit(&mut self, row: usize) {
-        self.xids.release(row);
+        self.release(row);
         self.calls[row].state = CallState::Free;
         self.unsettled = true;
     }

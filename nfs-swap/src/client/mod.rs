@@ -8,10 +8,11 @@
 //! ```
 //! - `requests`: where requests come in and go out;
 //! - `calls`: a request as a series of calls, one outstanding at a time, until it is done;
+//! - `merge`: neighbours that wait for the wire go in one call; `waiting`: the tables for that;
 //! - `startup`: the control calls that lead to the file's handle;
 //! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
 //!   `link`, beside this folder, keeps the connection, for the lister too;
-//! - `receive`: replies, taken in place;
+//! - `receive`: replies, taken in place; `ahead`: several of them at once;
 //! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last;
 //! - `facts`: what the server said, for reports;
 //! - `fence`: copies of a call that may be carried out late, and when none can any more.
@@ -27,22 +28,25 @@
 //! - Whatever cannot be understood ends the connection, not the process; a request that meets
 //!   nothing but garbage ends with [`StoreError::Garbage`].
 
+mod ahead;
 mod calls;
 mod commit;
+mod config;
 mod facts;
 mod fence;
+mod merge;
 mod receive;
 mod requests;
 mod startup;
 mod stream;
+mod waiting;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
 use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
-use netswap_reserve::{Frame, PAGE_SIZE, Span, Time};
+use netswap_reserve::{Frame, PAGE_SIZE, Time};
 use netswap_swap::{
     BackendLimits, BackendState, Outstanding, Phase, RequestId, Slot, StoreError, Stored,
     backend::BATCH_PAGES_MAX,
@@ -54,10 +58,12 @@ use crate::pages::STAGE_BYTES;
 use crate::proto::{Fattr3, FileHandle, FsInfoOk, Nfsstat3};
 use crate::rpc::{AuthSys, XidTable};
 pub use commit::{UnknownPolicy, WritePolicy};
+pub use config::{NfsConfig, NfsStats};
 pub use facts::NfsFacts;
 use receive::Receiver;
 pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
+use waiting::{NONE, Touched, Waiting};
 
 /// Bytes of head buffer for one READ or WRITE call: record mark 4, call header 24, AUTH_SYS at most
 /// 8 + 4 + 4 + 256 + 12, verifier 8, handle 4 + 64, offset, count, stable_how and length 20.
@@ -66,134 +72,25 @@ const HEAD_BYTES: usize = 408;
 /// server that is broken shows it at once.
 const GARBAGE_MAX: u8 = 4;
 
-/// How an NFS backend is set up.
-#[derive(Clone, Debug)]
-pub struct NfsConfig {
-    /// The NFS server. Port 0 is to be asked of the portmapper.
-    pub server: SocketAddr,
-    /// Its MOUNT service, if it is not served on the same port. Port 0 as above.
-    pub mount: Option<SocketAddr>,
-    /// Its portmapper, which is asked once, at start, for the ports that are 0.
-    pub portmap: Option<SocketAddr>,
-    /// Path of the export.
-    pub export: String,
-    /// If MOUNT refuses `export`, ever shorter beginnings of it are asked for, at most 16.
-    pub search_export: bool,
-    /// Path of the swap file in the export.
-    pub path: String,
-    /// Create the file with this length in bytes if it is absent (or empty).
-    pub create_bytes: Option<u64>,
-    /// User to act as.
-    pub uid: u32,
-    /// Group to act as.
-    pub gid: u32,
-    /// Name of this machine for AUTH_SYS; the first 255 bytes are sent.
-    pub machine: String,
-    /// How stable a WRITE is asked to be.
-    pub write: WritePolicy,
-    /// With [`WritePolicy::Unstable`]: the most pages that are being written or uncommitted; more wait.
-    /// At half of it a COMMIT is sent while writing goes on. One request is taken whatever its length.
-    pub uncommitted_max: usize,
-    /// The longest that a written page waits for its COMMIT to be sent.
-    pub commit_delay: Span,
-    /// READs that may overtake a WRITE that waits to be sent: a page-in is waited for, a page-out is not. 0 keeps
-    /// the order of submission.
-    pub overtakes_max: u32,
-    /// Most requests outstanding.
-    pub in_flight: usize,
-    /// When an unanswered call is repeated; doubles with each repetition, up to 16 times this.
-    pub request_timeout: Span,
-    /// Wait before the first reconnect; doubles while no connection gives a reply.
-    pub reconnect_min: Span,
-    /// Longest wait before a reconnect.
-    pub reconnect_max: Span,
-    /// First wait before a call that was answered by NFS3ERR_JUKEBOX is tried again; doubles up to
-    /// 16 times this.
-    pub jukebox_delay: Span,
-    /// Name of the store for messages.
-    pub label: String,
-    /// Where xids begin, and the stamp of AUTH_SYS: to differ from one start to the next.
-    pub first_xid: u32,
-}
-
-impl NfsConfig {
-    /// The defaults: MOUNT on the same port, root, FILE_SYNC, 32 requests, 10 s to the first repetition.
-    pub fn new(server: SocketAddr, export: &str, path: &str) -> NfsConfig {
-        NfsConfig {
-            server,
-            mount: None,
-            portmap: None,
-            search_export: false,
-            export: export.into(),
-            path: path.into(),
-            create_bytes: None,
-            uid: 0,
-            gid: 0,
-            machine: "netswap".into(),
-            write: WritePolicy::FileSync,
-            uncommitted_max: 512,
-            // Picked by eye: a few times what a batch takes on a slow link.
-            commit_delay: Span::from_millis(10),
-            overtakes_max: 0,
-            in_flight: 32,
-            request_timeout: Span::from_secs(10),
-            reconnect_min: Span::from_millis(10),
-            reconnect_max: Span::from_secs(3),
-            jukebox_delay: Span::from_millis(100),
-            label: format!("nfs://{server}{export}/{}", path.trim_start_matches('/')),
-            first_xid: 1,
-        }
-    }
-}
-
-/// What has happened so far. All are counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NfsStats {
-    /// Calls wholly given to the transport, repetitions included.
-    pub calls: u64,
-    /// Replies that ended a call.
-    pub replies: u64,
-    /// Calls given to the transport again with their old xid.
-    pub retransmissions: u64,
-    /// Connections opened, the first included.
-    pub connections: u64,
-    /// Replies that no outstanding call waits for: late or double ones. Ignored.
-    pub unknown_xids: u64,
-    /// Replies to a call that is just being sent again. Ignored, for the copy will be answered.
-    pub early_replies: u64,
-    /// Replies, or streams, that are not the protocol.
-    pub garbage: u64,
-    /// READs that gave less than was asked for.
-    pub short_reads: u64,
-    /// WRITEs that took less than was given.
-    pub short_writes: u64,
-    /// Replies with NFS3ERR_JUKEBOX or SYSTEM_ERR.
-    pub jukebox: u64,
-    /// Changes of the write verifier: each proves a restart of the server.
-    pub verifier_changes: u64,
-    /// COMMITs answered with a verifier, that of the start not counted.
-    pub commits: u64,
-    /// Requests that were written again since their verifier changed, or the connection went, before
-    /// they were committed.
-    pub rewritten: u64,
-    /// Times the export was mounted again for a stale handle.
-    pub remounts: u64,
-    /// Copies to or from a high page that had to wait for a window.
-    pub map_waits: u64,
-}
-
 /// Where a call is.
 ///
 /// ```text
-///   Free -> [Blocked] -> Pending <-> Queued -> Sent -> Done -> Free
-///                           ^                   |
-///                           +- Backoff, Stale <-+ <-> Uncommitted -> Done
+///   Free -> [Blocked] -> [Waiting] -> Pending <-> Queued -> Sent -> Done -> Free
+///                            |  ^        ^                   |
+///                            v  |        +- Backoff, Stale <-+ <-> Uncommitted -> Done
+///                           Joined (and ends as its leader does)
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CallState {
     Free,
     /// Waits for an older request that touches the same slots.
     Blocked,
+    /// May be sent, and is in no call yet.
+    Waiting,
+    /// Part of the call of another row.
+    Joined {
+        leader: u16,
+    },
     /// Encoded, waits for a connection.
     Pending,
     /// In the send queue.
@@ -237,9 +134,23 @@ struct Call<P> {
     deadline: Time,
     /// Order of submission.
     seq: u64,
-    /// Bytes of the request that are done, and bytes that the current call is for.
+    /// Bytes of the request that are done.
     done: usize,
+    /// What the current call is for: bytes of the file, from there on.
+    from: u64,
     want: usize,
+    /// The next member of its call.
+    next: u16,
+    /// A member has left its call, which is on the wire.
+    holes: bool,
+    /// Counts as a call on the wire.
+    on_wire: bool,
+    /// Counts as touching its slots.
+    touches: bool,
+    /// Not to be merged: as part of a call it was refused.
+    alone: bool,
+    /// Requests without neighbours that went before it while it waited for its own.
+    passed: u32,
     head_len: usize,
     /// How often the current xid was wholly sent.
     sends: u32,
@@ -278,7 +189,14 @@ impl<P> Call<P> {
             deadline: Time::MAX,
             seq: 0,
             done: 0,
+            from: 0,
             want: 0,
+            next: NONE,
+            holes: false,
+            on_wire: false,
+            touches: false,
+            alone: false,
+            passed: 0,
             head_len: 0,
             sends: 0,
             timeouts: 0,
@@ -360,6 +278,14 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     sent_front: usize,
     done: VecDeque<u16>,
     blocked: usize,
+    /// Which slots are in use by what is outstanding.
+    touched: Touched,
+    /// Requests that wait until the transport asks for bytes and the wire has room. Without merging, and
+    /// without a bound on the wire, calls are queued at once.
+    waiting: Waiting,
+    queues: bool,
+    /// READs and WRITEs that were made and not answered.
+    wire: usize,
     seq: u64,
 
     link: Link,
@@ -401,6 +327,9 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     batch_pages: usize,
     read_chunk: usize,
     write_chunk: usize,
+    /// Most bytes of a merged call.
+    read_merged: usize,
+    write_merged: usize,
     verifier: Option<[u8; 8]>,
     /// Connections opened so far, and which of them a verifier was last seen on.
     connection: u32,
@@ -421,7 +350,7 @@ impl NfsBackend {
     /// than 255 bytes.
     ///
     /// # Panics
-    /// If `in_flight` is 0 or above 65,535.
+    /// If `in_flight` is 0 or above 65,535, or `wire_max` is 0.
     pub fn new(config: NfsConfig) -> NfsBackend {
         NfsBackend::with_stage(config, Direct, 0)
     }
@@ -432,7 +361,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// for no longer. When no window is to be had, the copy waits, and is counted.
     ///
     /// # Panics
-    /// If `in_flight` is 0 or above 65,535. Later, if a page turns out to be one that `mapper` can
+    /// If `in_flight` is 0 or above 65,535, or `wire_max` is 0. Later, if a page turns out to be one that `mapper` can
     /// never show.
     ///
     /// ```
@@ -455,6 +384,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             "{} requests in flight",
             config.in_flight
         );
+        assert!(config.wire_max > 0, "no call on the wire");
         let n = config.in_flight;
         let commits = usize::from(config.write == WritePolicy::Unstable);
         let names = format!("{}/{}", config.export, config.path);
@@ -491,12 +421,16 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             sent_front: 0,
             done: VecDeque::with_capacity(n),
             blocked: 0,
+            touched: Touched::new(n),
+            waiting: Waiting::new(n),
+            queues: config.merge || config.wire_max < n,
+            wire: 0,
             seq: 0,
             link: Link::new(Time::ZERO, target, config.reconnect_min),
             progress_at: Time::ZERO,
             received_at: Time::ZERO,
             garbage_streak: 0,
-            rx: Receiver::new(stage_bytes > 0),
+            rx: Receiver::new(n + 1 + commits, stage_bytes > 0, config.merge),
             next_deadline: Time::ZERO,
             mapper,
             stage: vec![0; stage_bytes].into(),
@@ -520,6 +454,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             batch_pages: BATCH_PAGES_MAX,
             read_chunk: 0,
             write_chunk: 0,
+            read_merged: 0,
+            write_merged: 0,
             verifier: None,
             connection: 0,
             verifier_over: 0,
@@ -530,6 +466,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             rewrite_all: false,
             config,
         }
+    }
+
+    /// Whether the file was absent or empty, and got its length from this client. Its bytes are zeros, then.
+    pub fn is_new(&self) -> bool {
+        self.sized
     }
 
     /// What has happened so far.
@@ -566,6 +507,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             // A written page waits for what will commit it.
             let of = match call.state {
                 CallState::Uncommitted { .. } => self.commit_row().unwrap_or(i),
+                CallState::Joined { leader } => usize::from(leader),
                 _ => i,
             };
             let phase = match (self.link.is_open(), self.calls[of].state) {

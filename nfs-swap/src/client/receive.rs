@@ -13,7 +13,9 @@ use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::backend::BATCH_PAGES_MAX;
 
+use super::ahead::{self, Ahead};
 use super::calls::{Garbage, garbage};
+use super::merge::{MERGED_PAGES_MAX, Spot};
 use super::{CallState, NfsBackend, Verb};
 use crate::message::{REPLY_HEAD_MAX, REPLY_PREFIX, head_needs};
 use crate::pages::{arrivals, is_high, land, low_pieces};
@@ -21,8 +23,6 @@ use crate::proto::ReadOk;
 use crate::rpc::{self, AcceptStat, MARK_BYTES, RecordNext, RecordReader, ReplyStat};
 use crate::xdr::{Decoder, padding};
 
-/// Longest record a server may send: a reply with a batch of data.
-const RECORD_MAX: usize = REPLY_HEAD_MAX + BATCH_PAGES_MAX * PAGE_SIZE;
 /// Bytes of the buffer in which marks and headers arrive.
 const STAGE_BYTES: usize = 128;
 /// What stands between attributes and data in a READ's reply: count, eof, length.
@@ -30,7 +30,7 @@ const READ_FIXED: usize = 12;
 
 /// Where the bytes of the current record go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Into `head`, up to `need` bytes of it, which are then looked at.
     Head { need: usize },
     /// Into the pages of a call: `at` of its bytes are there, then `pad` bytes are skipped.
@@ -45,16 +45,19 @@ pub(super) struct Receiver {
     place: Place,
     /// The call this record answers, once that is known.
     call: Option<usize>,
+    /// The member of it that was looked at last.
+    pub(super) member: Option<usize>,
     head: Box<[u8]>,
     head_len: usize,
-    stage: [u8; STAGE_BYTES],
+    pub(super) stage: Box<[u8]>,
+    pub(super) ahead: Ahead,
     /// Bytes of the stage that were last shown behind the pages.
     behind: usize,
     scratch: Box<[u8]>,
     /// Where data for high pages arrives; `bounced` bytes of it wait for a window. Nothing is taken from
     /// the stream meanwhile.
     bounce: Box<[u8]>,
-    bounced: usize,
+    pub(super) bounced: usize,
 }
 
 /// Which buffer the transport is shown, and how much of it.
@@ -65,14 +68,18 @@ enum Shown {
 }
 
 impl Receiver {
-    pub(super) fn new(high_pages: bool) -> Receiver {
+    /// For replies with the data of one request at most, or of a merged call.
+    pub(super) fn new(rows: usize, high_pages: bool, merges: bool) -> Receiver {
+        let pages = if merges { MERGED_PAGES_MAX } else { BATCH_PAGES_MAX };
         Receiver {
-            reader: RecordReader::new(RECORD_MAX),
+            reader: RecordReader::new(REPLY_HEAD_MAX + pages * PAGE_SIZE),
             place: Place::Head { need: REPLY_PREFIX },
             call: None,
+            member: None,
             head: vec![0; REPLY_HEAD_MAX].into(),
             head_len: 0,
-            stage: [0; STAGE_BYTES],
+            stage: vec![0; ahead::STAGE_BYTES].into(),
+            ahead: Ahead::new(rows),
             behind: 0,
             scratch: vec![0; PAGE_SIZE].into(),
             bounce: vec![0; if high_pages { PAGE_SIZE } else { 0 }].into(),
@@ -85,12 +92,14 @@ impl Receiver {
         self.reader.reset();
         self.behind = 0;
         self.bounced = 0;
+        self.ahead.reset();
         self.next_record();
     }
 
     fn next_record(&mut self) {
         self.place = Place::Head { need: REPLY_PREFIX };
         self.call = None;
+        self.member = None;
         self.head_len = 0;
     }
 
@@ -100,6 +109,37 @@ impl Receiver {
             self.call = None;
             self.place = Place::Skip;
         }
+    }
+
+    pub(super) fn call(&self) -> Option<usize> {
+        self.call
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// What comes next of the stream.
+    pub(super) fn next(&self) -> RecordNext {
+        self.reader.next()
+    }
+
+    pub(super) fn is_last(&self) -> bool {
+        self.reader.is_last()
+    }
+
+    /// Bytes of the record that were taken.
+    pub(super) fn taken(&self) -> usize {
+        self.reader.taken()
+    }
+
+    pub(super) fn head_len(&self) -> usize {
+        self.head_len
+    }
+
+    fn awaits_data(&self) -> bool {
+        matches!(self.next(), RecordNext::Body(_))
+            && matches!(self.place, Place::Data { read, at, .. } if at < read.count as usize)
     }
 
     /// Whether the reply to call `i` is being received.
@@ -149,27 +189,38 @@ impl Receiver {
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn receive_into(&mut self) -> &mut [u8] {
         self.rx.behind = 0;
+        self.rx.ahead.forget_shown();
         if self.rx.bounced > 0 {
             return &mut [];
         }
         match self.rx.shown() {
             Shown::Stage(len) => &mut self.rx.stage[..len],
             Shown::Scratch(len) => &mut self.rx.scratch[..len],
-            Shown::Page { call, at, len } => {
-                let call = &mut self.calls[call];
-                arrivals(&mut call.pages, call.done + at, len, &mut self.rx.bounce)
-            }
+            Shown::Page { call, at, len } => match self.locate(call, at) {
+                Spot::Hole(n) => &mut self.rx.scratch[..n.min(len).min(PAGE_SIZE)],
+                Spot::Row { row, at, left } => {
+                    let pages = &mut self.calls[row].pages;
+                    arrivals(pages, at, len.min(left), &mut self.rx.bounce)
+                }
+            },
         }
     }
 
     /// As [`Self::receive_into`], and what is known to come behind that.
     pub(super) fn receive_into_all<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        if self.look_ahead() {
+            self.show_runs(out);
+            return;
+        }
         let low = match self.rx.shown() {
-            Shown::Page { call, at, len } if self.rx.bounced == 0 => {
-                let at = self.calls[call].done + at;
-                let first = self.calls[call].pages.get(at / PAGE_SIZE);
-                first.is_some_and(|page| !is_high(page)).then_some((call, at, len))
-            }
+            Shown::Page { call, at, len } if self.rx.bounced == 0 => match self.locate(call, at) {
+                Spot::Row { row, at, left } => {
+                    let first = self.calls[row].pages.get(at / PAGE_SIZE);
+                    let is_low = first.is_some_and(|page| !is_high(page));
+                    is_low.then_some((row, at, len.min(left)))
+                }
+                Spot::Hole(_) => None,
+            },
             _ => None,
         };
         let Some((call, at, len)) = low else {
@@ -192,10 +243,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// The first `n` bytes of what [`Self::receive_into`] or [`Self::receive_into_all`] gave are there.
     pub(super) fn receive(&mut self, now: Time, n: usize) {
         let result = match self.rx.shown() {
+            _ if self.rx.ahead.is_shown() => self.receive_ahead(now, n),
             Shown::Stage(len) => {
                 assert!(n <= len, "more bytes received than were asked for");
-                let stage = self.rx.stage;
-                self.consume(now, &stage[..n])
+                self.consume_stage(now, n)
             }
             Shown::Scratch(len) => {
                 assert!(n <= len, "more bytes received than were asked for");
@@ -205,15 +256,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 let behind = n.saturating_sub(len);
                 assert!(behind <= self.rx.behind, "more bytes received than were asked for");
                 let n = n - behind;
-                let call = &mut self.calls[call];
-                let (pages, at) = (&mut call.pages, call.done + at);
-                if land(pages, at, n, &self.rx.bounce, &mut self.mapper).is_err() {
-                    self.rx.bounced = n;
-                    self.await_window(now);
-                    return;
+                if let Spot::Row { row, at, .. } = self.locate(call, at) {
+                    let pages = &mut self.calls[row].pages;
+                    if land(pages, at, n, &self.rx.bounce, &mut self.mapper).is_err() {
+                        self.rx.bounced = n;
+                        self.await_window(now);
+                        return;
+                    }
                 }
-                let stage = self.rx.stage;
-                self.advance(now, n).and_then(|()| self.consume(now, &stage[..behind]))
+                self.advance(now, n).and_then(|()| self.consume_stage(now, behind))
             }
         };
         if let Err(what) = result {
@@ -232,8 +283,25 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
     }
 
-    fn consume(&mut self, now: Time, mut bytes: &[u8]) -> Result<(), Garbage> {
+    fn consume_stage(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
+        let stage = std::mem::take(&mut self.rx.stage);
+        let result = self.consume(now, &stage[..n], false);
+        self.rx.stage = stage;
+        result.map(|_| ())
+    }
+
+    /// Reads bytes that are not where they belong; with `to_data`, up to data of pages. Says how many.
+    pub(super) fn consume(
+        &mut self,
+        now: Time,
+        mut bytes: &[u8],
+        to_data: bool,
+    ) -> Result<usize, Garbage> {
+        let len = bytes.len();
         while !bytes.is_empty() && self.link.is_open() {
+            if to_data && self.rx.awaits_data() {
+                break;
+            }
             let n = match self.rx.reader.next() {
                 RecordNext::Mark(_) => {
                     let n = self.rx.reader.push_mark(bytes).map_err(|e| e.what())?;
@@ -252,7 +320,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             }
             bytes = &bytes[n..];
         }
-        Ok(())
+        Ok(len - bytes.len())
     }
 
     /// Copies bytes that arrived in the stage to where they belong; says how many were taken.
@@ -278,12 +346,15 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     };
                 }
                 let Some(i) = self.rx.call else { return Ok(bytes.len()) };
-                let call = &mut self.calls[i];
-                let at = call.done + at;
-                let buf = arrivals(&mut call.pages, at, left.min(bytes.len()), &mut self.rx.bounce);
+                let (row, at, left) = match self.locate(i, at) {
+                    Spot::Hole(n) => return Ok(bytes.len().min(n).min(left)),
+                    Spot::Row { row, at, left: here } => (row, at, left.min(here)),
+                };
+                let pages = &mut self.calls[row].pages;
+                let buf = arrivals(pages, at, left.min(bytes.len()), &mut self.rx.bounce);
                 let n = buf.len();
                 buf.copy_from_slice(&bytes[..n]);
-                land(&mut call.pages, at, n, &self.rx.bounce, &mut self.mapper)
+                land(pages, at, n, &self.rx.bounce, &mut self.mapper)
                     .map_err(|_| "fragments so odd that there is no window for them")?;
                 Ok(n)
             }
@@ -291,7 +362,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     }
 
     /// `n` bytes of the record are where they belong.
-    fn advance(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
+    pub(super) fn advance(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
         self.rx.reader.advance(n);
         match &mut self.rx.place {
             Place::Skip => {}
@@ -362,6 +433,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 };
                 dec.end().map_err(garbage)?;
                 let pad = padding(read.count as usize);
+                self.rx.ahead.learn_read(self.rx.head_len);
                 self.rx.place = Place::Data { read, at: 0, pad };
             }
         }
@@ -381,6 +453,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             (Place::Head { .. }, Some(i)) => {
                 if self.calls[i].verb == Verb::Read {
                     self.read_without_data(i, head_len)?;
+                }
+                if self.calls[i].verb == Verb::Write {
+                    self.rx.ahead.learn_write(head_len);
                 }
                 let head = std::mem::take(&mut self.rx.head);
                 let result = self.handle_reply(now, i, &head[..head_len]);

@@ -100,7 +100,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             return;
         }
         self.arm(self.calls[i].deadline);
-        if self.is_blocked(i) {
+        let (slots, is_read) = (self.calls[i].slots(), op == Op::Read);
+        let is_blocked = self.touched.may_conflict(slots.clone(), is_read) && self.is_blocked(i);
+        self.touched.add(slots, is_read);
+        self.calls[i].touches = true;
+        if is_blocked {
             self.calls[i].state = CallState::Blocked;
             self.blocked += 1;
             self.unsettled = true;

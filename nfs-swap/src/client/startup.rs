@@ -157,7 +157,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     fn control_done(&mut self) {
         let i = self.control();
         self.good_reply(i);
-        self.xids.release(i);
+        self.release(i);
         self.calls[i].state = CallState::Free;
     }
 
@@ -314,6 +314,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             Err(_) if self.step == Step::Verify => self.end_verify(now),
             Err(Nfsstat3::Jukebox) => {
                 let i = self.control();
+                self.stats.jukebox += 1;
                 self.back_off(now, i);
             }
             Err(status) => self.control_failed(now, store_error(status)),
@@ -431,7 +432,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.unqueue(i);
             }
             self.rx.forget(i);
-            self.xids.release(i);
+            self.release(i);
             self.calls[i].state = CallState::Free;
             self.end_verify(now);
         } else if self.remount {
@@ -440,7 +441,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.unqueue(i);
             }
             self.rx.forget(i);
-            self.xids.release(i);
+            self.release(i);
             self.calls[i].state = CallState::Free;
             self.remount = false;
             self.step = Step::Idle;

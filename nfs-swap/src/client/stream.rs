@@ -16,11 +16,10 @@ use netswap_reserve::Time;
 use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_swap::{BackendState, StoreError};
 
-use super::calls::message;
 use super::startup::Step;
 use super::{CallState, NfsBackend, NfsConfig, Verb};
 use crate::link::Target;
-use crate::pages::{MAP_RETRY, is_high};
+use crate::pages::MAP_RETRY;
 
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// Something is due at `at`.
@@ -44,6 +43,13 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.sent_front = 0;
         self.rx.reset();
         self.distrust_uncommitted();
+        let now = self.progress_at;
+        for i in 0..self.requests() {
+            // Its bytes are gone, so it cannot be sent again.
+            if self.calls[i].holes && self.calls[i].verb == Verb::Write {
+                self.take_apart(i, |this, i| this.await_wire(now, i));
+            }
+        }
     }
 
     /// Does what is due. Cheap if nothing is.
@@ -57,11 +63,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.receive_bounced(now);
         }
         for i in 0..self.requests() {
-            if self.calls[i].is_active() && self.calls[i].deadline <= now {
-                if self.is_half_sent(i) {
-                    self.drop_connection(Action::Abort);
-                }
-                self.finish(now, i, Err(StoreError::TimedOut));
+            // When the leader of a call leaves, the row has another request.
+            while self.calls[i].is_active() && self.calls[i].deadline <= now {
+                let gone = self.leave(now, i);
+                self.finish(now, gone, Err(StoreError::TimedOut));
             }
         }
         if self.link.is_late(now, self.config.request_timeout) || self.is_stalled(now) {
@@ -87,21 +92,6 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.rearm();
     }
 
-    /// Copies what is left of call `i`, which is the first to be sent, from its pages: as much as the
-    /// stage holds. Says how much; nothing if there is no window now.
-    #[cold]
-    fn fill_stage(&mut self, now: Time, i: usize) -> usize {
-        let head = self.head_range(i);
-        let message = message(&self.calls[i], &self.heads[head]);
-        match message.copy_from(self.sent_front, &mut self.mapper, &mut self.stage) {
-            Ok(n) => n,
-            Err(_) => {
-                self.await_window(now);
-                0
-            }
-        }
-    }
-
     /// There is no window for a copy.
     #[cold]
     pub(super) fn await_window(&mut self, now: Time) {
@@ -110,8 +100,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.arm(self.map_retry_at);
     }
 
-    fn is_sending(&self) -> bool {
-        self.link.is_open() && !self.sendq.is_empty()
+    pub(super) fn is_sending(&self) -> bool {
+        self.link.is_open() && (!self.sendq.is_empty() || self.is_held_up())
     }
 
     /// The transport has had something to take for a long time, and no byte went either way.
@@ -127,7 +117,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             return;
         }
         self.calls[i].timeouts += 1;
-        if alive && self.calls[i].timeouts % 2 == 1 {
+        let has_bytes = self.calls[i].verb != Verb::Write || !self.calls[i].holes;
+        if alive && has_bytes && self.calls[i].timeouts % 2 == 1 {
             self.enqueue(now, i);
         } else {
             tracing::info!(server = %self.config.label, xid = self.xids.xid(i), "no answer, reconnecting");
@@ -195,6 +186,9 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
                 }
             }
             self.write_again_after_loss(now);
+            if !self.waiting.is_empty() {
+                self.arm(now + self.config.request_timeout);
+            }
             self.look_for_restart(now);
             self.settle(now);
         }
@@ -239,9 +233,10 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         if !self.link.is_open() {
             return;
         }
+        self.dispatch(now);
         if let Some(front) = self.sendq.front() {
             let i = usize::from(*front);
-            if self.calls[i].verb == Verb::Write && self.calls[i].pages.iter().any(is_high) {
+            if self.sends_high(i) {
                 let n = self.fill_stage(now, i);
                 if n > 0 {
                     // An empty vector has room for it.
@@ -253,7 +248,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         let this: &'a NfsBackend<P, M> = self;
         let mut skip = this.sent_front;
         for place in &this.sendq {
-            if !this.message(usize::from(*place)).push_from(skip, out) {
+            if !this.push_message(usize::from(*place), skip, out) {
                 break;
             }
             skip = 0;
@@ -269,7 +264,7 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         while left > 0 {
             let place = *self.sendq.front().expect("more bytes taken than were shown");
             let i = usize::from(place);
-            let rest = self.message(i).len() - self.sent_front;
+            let rest = self.message_len(i) - self.sent_front;
             if left < rest {
                 self.sent_front += left;
                 break;
@@ -281,13 +276,17 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
             // Only a whole record can be executed, so a call that was cut off while it was being
             // sent for the first time does not count.
             if self.calls[i].sends > 0 {
-                self.let_go(i);
+                self.let_all_go(i);
                 self.stats.retransmissions += 1;
             }
             let call = &mut self.calls[i];
+            let is_expected = call.sends > 0 && call.sent_over == self.connection;
             call.state = CallState::Sent { at: now };
             call.sends += 1;
             call.sent_over = self.connection;
+            if !is_expected {
+                self.expect_reply(i);
+            }
             let due = now + self.patience(&self.calls[i]);
             self.arm(due);
         }

@@ -276,9 +276,12 @@ impl<D: Disk> NfsServer<D> {
     }
 
     pub(super) fn attrs(&self, object: Object) -> Fattr3 {
-        let (ftype, mode, size, fileid) = match object {
-            Object::Root => (NF3DIR, 0o755, 4096, 1),
-            Object::File(i) => (NF3REG, 0o600, self.files[i].disk.len(), i as u64 + 2),
+        let (ftype, mode, size, used, fileid) = match object {
+            Object::Root => (NF3DIR, 0o755, 4096, 4096, 1),
+            Object::File(i) => {
+                let disk = &self.files[i].disk;
+                (NF3REG, 0o600, disk.len(), disk.used(), i as u64 + 2)
+            }
         };
         Fattr3 {
             ftype,
@@ -287,7 +290,7 @@ impl<D: Disk> NfsServer<D> {
             uid: 0,
             gid: 0,
             size,
-            used: size,
+            used,
             rdev: 0,
             fsid: 1,
             fileid,
@@ -370,7 +373,9 @@ impl<D: Disk> NfsServer<D> {
                 if self.files.len() >= self.config.files {
                     return Err(Nfsstat3::NoSpc);
                 }
-                let disk = self.spares.pop().ok_or(Nfsstat3::NoSpc)?;
+                let fits = |spare: &(Option<Name>, D)| spare.0.as_ref().is_none_or(|of| of == name);
+                let spare = self.spares.iter().rposition(fits).ok_or(Nfsstat3::NoSpc)?;
+                let (_, disk) = self.spares.remove(spare);
                 self.files.push(File { name: name.clone(), disk });
                 self.files.len() - 1
             }
@@ -433,19 +438,19 @@ impl<D: Disk> NfsServer<D> {
         }
         let end = offset.checked_add(count as u64).ok_or(Nfsstat3::FBig)?;
         let weak = stable > StableHow::Unstable
-            && self.config.unstable > 0
+            && self.config.takes_unstable()
             && faults::happens(&mut self.rng, self.config.faults.weak_ppm);
         self.counts.weak += u64::from(weak);
         let stable = match stable {
             _ if weak => StableHow::Unstable,
-            _ if self.config.unstable == 0 => StableHow::FileSync,
+            _ if !self.config.takes_unstable() => StableHow::FileSync,
             stable => stable,
         };
         let len = self.files[i].disk.len();
         if count > 0 && end > len && end > self.config.file_bytes_max {
             return Err(Nfsstat3::FBig);
         }
-        if stable == StableHow::Unstable && count > 0 {
+        if stable == StableHow::Unstable && count > 0 && self.config.keep_old {
             self.remember_old(i, offset, count, len)?;
         }
         let disk = &mut self.files[i].disk;

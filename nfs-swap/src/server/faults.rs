@@ -39,6 +39,54 @@ pub struct ServerFaults {
     pub held_for: Span,
 }
 
+macro_rules! named_faults {
+    ($($name:literal => $field:ident,)*) => {
+        /// Names of the faults, as a command line spells them.
+        pub const FAULT_NAMES: &[&str] = &[$($name),*];
+
+        impl ServerFaults {
+            /// Makes the fault `name` happen `ppm` times in a million.
+            ///
+            /// ```
+            /// let mut faults = netswap_nfs::ServerFaults::default();
+            /// faults.set("jukebox", 1000).unwrap();
+            /// assert_eq!(faults.jukebox_ppm, 1000);
+            /// assert!(faults.set("jukebocks", 1).unwrap_err().to_string().contains("known: late, twice"));
+            /// ```
+            ///
+            /// # Errors
+            /// When there is no fault of this name.
+            pub fn set(&mut self, name: &str, ppm: u32) -> Result<(), UnknownFault> {
+                match name {
+                    $($name => self.$field = ppm,)*
+                    _ => return Err(UnknownFault { name: name.into() }),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+named_faults! {
+    "late" => late_ppm,
+    "twice" => twice_ppm,
+    "garbage" => garbage_ppm,
+    "jukebox" => jukebox_ppm,
+    "short-write" => short_write_ppm,
+    "short-read" => short_read_ppm,
+    "forget" => forget_ppm,
+    "weak" => weak_ppm,
+    "held" => held_ppm,
+}
+
+/// A fault that the server cannot make.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown fault {name:?}; known: {}", FAULT_NAMES.join(", "))]
+pub struct UnknownFault {
+    /// Its name.
+    pub name: String,
+}
+
 /// The faults made so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts {
@@ -73,6 +121,26 @@ pub struct FaultCounts {
 }
 
 impl FaultCounts {
+    /// Each count with its name.
+    pub fn named(&self) -> [(&'static str, u64); 14] {
+        [
+            ("late", self.late),
+            ("twice", self.twice),
+            ("truncated", self.truncated),
+            ("lying length", self.lying_length),
+            ("wrong xid", self.wrong_xid),
+            ("wrong mark", self.wrong_mark),
+            ("junk status", self.junk_status),
+            ("jukebox", self.jukebox),
+            ("short write", self.short_writes),
+            ("short read", self.short_reads),
+            ("forgotten", self.forgotten),
+            ("weak", self.weak),
+            ("held", self.held),
+            ("held, carried out", self.held_done),
+        ]
+    }
+
     /// All damaged replies.
     pub fn garbage(&self) -> u64 {
         self.truncated + self.lying_length + self.wrong_xid + self.wrong_mark + self.junk_status

@@ -40,7 +40,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use crate::proto::{FileHandle, NAME_BYTES_MAX};
 use crate::rpc::RecordReader;
 use cache::ReplyCache;
-pub use faults::{FaultCounts, ServerFaults};
+pub use faults::{FAULT_NAMES, FaultCounts, ServerFaults, UnknownFault};
 pub use session::ServerSession;
 
 /// Bytes of a record beside the data of a READ or WRITE: record mark, the longest call header with
@@ -76,7 +76,11 @@ pub struct NfsServerConfig {
     pub max_connections: usize,
     /// Records a connection may have unsent or unexecuted. Each takes a buffer of one batch.
     pub records: usize,
-    /// UNSTABLE writes that may be uncommitted; one more commits them all.
+    /// Keep what an UNSTABLE write overwrites, so that a restart loses the write. Without, UNSTABLE writes are
+    /// taken without a bound and without a copy; what a restart loses of them is the disks' business.
+    pub keep_old: bool,
+    /// UNSTABLE writes that may be uncommitted, if what they overwrite is kept; one more commits them all. 0: all
+    /// writes are stable.
     pub unstable: usize,
     /// WRITEs that can be put aside to be carried out late. Each takes a buffer of one batch.
     pub held: usize,
@@ -101,6 +105,7 @@ impl Default for NfsServerConfig {
             seed: 1,
             max_connections: 4,
             records: 8,
+            keep_old: true,
             unstable: 16,
             held: 0,
             remembered: 64,
@@ -118,7 +123,17 @@ impl NfsServerConfig {
     /// uncommitted, and what is put aside.
     pub fn frames(&self) -> u32 {
         let records = self.max_connections * self.records * self.record_frames();
-        (records + (self.unstable + self.held) * self.undo_frames()) as u32
+        (records + (self.undos() + self.held) * self.undo_frames()) as u32
+    }
+
+    /// Whether a write may be UNSTABLE at all.
+    fn takes_unstable(&self) -> bool {
+        self.unstable > 0 || !self.keep_old
+    }
+
+    /// UNSTABLE writes whose old bytes there is room for.
+    fn undos(&self) -> usize {
+        if self.keep_old { self.unstable } else { 0 }
     }
 
     fn undo_frames(&self) -> usize {
@@ -205,7 +220,8 @@ struct Connection {
 pub struct NfsServer<D: Disk> {
     config: NfsServerConfig,
     files: Vec<File<D>>,
-    spares: Vec<D>,
+    /// For files that clients will create; some for one name only.
+    spares: Vec<(Option<Name>, D)>,
     records: FrameRun,
     record_bytes: usize,
     undo: Vec<Undo>,
@@ -245,7 +261,7 @@ impl<D: Disk> NfsServer<D> {
         assert!(config.max_connections > 0 && config.records > 0, "a server without buffers");
         let frames = config.record_frames();
         let records = pool.set_aside((config.max_connections * config.records * frames) as u32)?;
-        let undo_bytes = match config.unstable {
+        let undo_bytes = match config.undos() {
             0 => None,
             n => Some(pool.set_aside((n * config.undo_frames()) as u32)?),
         };
@@ -271,7 +287,7 @@ impl<D: Disk> NfsServer<D> {
             spares: Vec::with_capacity(config.files),
             records,
             record_bytes,
-            undo: Vec::with_capacity(config.unstable),
+            undo: Vec::with_capacity(config.undos()),
             undo_bytes,
             held: vec![None; config.held].into(),
             held_bytes,
@@ -299,15 +315,24 @@ impl<D: Disk> NfsServer<D> {
 
     /// Keeps `disk` for a file that a client will create.
     pub fn add_spare(&mut self, disk: D) {
-        self.spares.push(disk);
+        self.spares.push((None, disk));
     }
 
-    /// The disk of a file.
+    /// Keeps `disk` for a file of this name that a client will create.
+    ///
+    /// # Panics
+    /// If the name is longer than 255 bytes.
+    pub fn add_spare_for(&mut self, name: &str, disk: D) {
+        let name = Name::try_from(name.as_bytes()).expect("a name of at most 255 bytes");
+        self.spares.push((Some(name), disk));
+    }
+
+    /// The disk of a file, or one that is kept for it.
     pub fn disk_mut(&mut self, name: &str) -> Option<&mut D> {
-        self.files
-            .iter_mut()
-            .find(|file| file.name.as_slice() == name.as_bytes())
-            .map(|file| &mut file.disk)
+        let name = name.as_bytes();
+        let files = self.files.iter_mut().map(|file| (Some(&file.name), &mut file.disk));
+        let spares = self.spares.iter_mut().map(|(name, disk)| (name.as_ref(), disk));
+        files.chain(spares).find(|(of, _)| of.is_some_and(|of| of == name)).map(|(_, disk)| disk)
     }
 
     /// One end of connection `i`. A client that connects again should be given the same one, for the

@@ -5,7 +5,7 @@ use arrayvec::ArrayVec;
 use netswap_net::kernel::{
     Clock, ConnConfig, ConnId, KernelConfig, KernelNet, ListenConfig, SocketOptions,
 };
-use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SLICES_MAX, SendVec, Session};
 use netswap_nfs::{NfsBackend, NfsConfig, NfsServer, NfsServerConfig};
 use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{
@@ -23,7 +23,7 @@ pub struct Watched {
     pub client: NfsBackend,
     /// Addresses of the frames.
     pub frames: std::ops::Range<usize>,
-    pub shown: ArrayVec<(usize, usize), 64>,
+    pub shown: ArrayVec<(usize, usize), SLICES_MAX>,
     pub received_in_pages: u64,
     pub sent_from_pages: u64,
 }

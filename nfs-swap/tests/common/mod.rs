@@ -378,6 +378,8 @@ pub struct Workload {
     outstanding: Vec<Option<(u32, usize, Op, u32)>>,
     busy: Vec<bool>,
     version: u32,
+    /// Most pages of a request.
+    pub pages_max: u64,
     pub submitted: u32,
     pub ended: u32,
     pub replayed: u32,
@@ -391,6 +393,7 @@ impl Workload {
             outstanding: vec![None; in_flight],
             busy: vec![false; slots as usize],
             version: 0,
+            pages_max: u64::MAX,
             submitted: 0,
             ended: 0,
             replayed: 0,
@@ -404,7 +407,7 @@ impl Workload {
         while let Some(end) = w.client.poll_completion(w.now) {
             self.end(end);
         }
-        let max = w.client.limits().batch_pages as u64;
+        let max = (w.client.limits().batch_pages as u64).min(self.pages_max);
         while self.submitted < total {
             let Some(id) = self.outstanding.iter().position(Option::is_none) else { break };
             let n = 1 + w.rng.below(max) as usize;

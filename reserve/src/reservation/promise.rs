@@ -38,10 +38,12 @@ impl Inner {
         };
         let (alarm, short) = (state.tree.alarmed(), !state.plenty);
         drop(guard);
-        if charged != Some(None) {
+        // By matching: a nightly compiler of 2026-05 takes `None != Some(None)` for false.
+        let pressed = !matches!(charged, Some(None));
+        if pressed {
             self.note_pressure();
         }
-        if short || charged != Some(None) {
+        if short || pressed {
             self.reclaimers.wake();
         }
         if alarm {

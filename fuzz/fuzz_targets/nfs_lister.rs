@@ -1,0 +1,12 @@
+//! Any bytes, and what they do to a lister: see the module for what must hold.
+
+#![no_main]
+
+#[path = "../../nfs-swap/tests/fuzz/mod.rs"]
+mod nfs;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    nfs::lister(bytes);
+});

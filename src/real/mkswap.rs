@@ -1,0 +1,295 @@
+//! Making a swap area: the file is created, all of its bytes are written, and the header last, so that
+//! what was interrupted has no signature and is not taken for an area.
+//!
+//! A file that is there already is read first, all of it: an area is somebody's memory, and other data is
+//! somebody's too.
+
+use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig, Span};
+use netswap_swap::signature::Header;
+use netswap_swap::{Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError};
+
+use super::area::{read_header_page, write_header_page};
+use super::error::{OpenError, TransferError};
+use super::scheme::StoreUrl;
+use super::store::{OpenOptions, RealStore};
+
+/// The smallest area that `mkswap` of util-linux makes.
+pub const AREA_PAGES_MIN: u64 = 10;
+/// Requests outstanding at a time. Picked by eye: enough for a link of some gigabits and a millisecond.
+const IN_FLIGHT: usize = 16;
+
+/// What is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MkswapOptions {
+    /// Bytes of the file; a part of a page at its end is left out.
+    pub bytes: u64,
+    /// Overwrite a file that holds anything.
+    pub force: bool,
+    /// UUID of the area.
+    pub uuid: [u8; 16],
+    /// Label of the area, padded with zeros.
+    pub label: [u8; 16],
+    /// How long one request may take.
+    pub request_timeout: Span,
+}
+
+/// What was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// Pages of the area, that of the header included.
+    pub slots: u32,
+    /// The file was absent or empty.
+    pub is_new: bool,
+    /// Pages read to see what the file holds.
+    pub pages_read: u64,
+    /// Pages written, that of the header included.
+    pub pages_written: u64,
+    /// How long it took.
+    pub took: Span,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Pages that were read to see what the file holds.
+    Read(u64),
+    /// Pages that were written.
+    Written(u64),
+}
+
+/// Why no area was made.
+#[derive(Debug, thiserror::Error)]
+pub enum MkswapError {
+    /// The size is none of an area.
+    #[error("{bytes} bytes are too few for an area: give at least {}KiB", AREA_PAGES_MIN * 4)]
+    TooSmall {
+        /// The size asked for.
+        bytes: u64,
+    },
+    /// The header has no room for so many pages.
+    #[error("{bytes} bytes are too many for an area: give less than 16384GiB")]
+    TooLarge {
+        /// The size asked for.
+        bytes: u64,
+    },
+    /// The store cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is a file of another length.
+    #[error("{server} has {slots} pages already, not {wanted}: give its size, or remove it")]
+    OtherLength {
+        /// The store.
+        server: String,
+        /// Pages it has.
+        slots: u32,
+        /// Pages asked for.
+        wanted: u32,
+    },
+    /// There is an area already, perhaps in use.
+    #[error(
+        "{server} is a swap area already, and may be in use: --force makes it anew, all in it is lost"
+    )]
+    IsArea {
+        /// The store.
+        server: String,
+    },
+    /// There is other data.
+    #[error("{server} holds data (page {slot} is not zero): --force overwrites it")]
+    HoldsData {
+        /// The store.
+        server: String,
+        /// The first page seen that is not zero.
+        slot: u32,
+    },
+    /// Pages were not moved. The file has no signature.
+    #[error("page {slot} of {server}: {error}")]
+    Transfer {
+        /// The store.
+        server: String,
+        /// The page.
+        slot: u32,
+        /// What went wrong.
+        error: TransferError,
+    },
+    /// The header that was read back is not the one that was written.
+    #[error("{server} did not keep the header that was written")]
+    NotKept {
+        /// The store.
+        server: String,
+    },
+}
+
+impl MkswapError {
+    /// Whether nobody answered.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            MkswapError::Open(error) => error.is_unreachable(),
+            MkswapError::Transfer { error, .. } => {
+                *error == TransferError::Store(StoreError::TimedOut)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether there is something that must not be overwritten unasked.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            MkswapError::OtherLength { .. }
+                | MkswapError::IsArea { .. }
+                | MkswapError::HoldsData { .. }
+        )
+    }
+}
+
+/// Makes a swap area at `url`; `told` hears how far it is.
+///
+/// Every page is written, so the file has no holes, and a server without the space says so now.
+///
+/// # Errors
+/// When the store cannot be used, holds something that is not to be overwritten, or does not keep what it
+/// was given.
+pub fn make_area(
+    url: &StoreUrl,
+    open: &OpenOptions,
+    options: &MkswapOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Made, MkswapError> {
+    let bytes = options.bytes;
+    let pages = bytes / PAGE_SIZE as u64;
+    if pages < AREA_PAGES_MIN {
+        return Err(MkswapError::TooSmall { bytes });
+    }
+    let wanted = u32::try_from(pages).map_err(|_| MkswapError::TooLarge { bytes })?;
+    let create_bytes = Some(pages * PAGE_SIZE as u64);
+    let open = OpenOptions { create_bytes, in_flight: IN_FLIGHT, ..open.clone() };
+    let mut store = RealStore::open(url, &open)?;
+    let begun = store.now();
+    let server = store.server().to_string();
+    if store.slots() != wanted {
+        return Err(MkswapError::OtherLength { server, slots: store.slots(), wanted });
+    }
+    let is_new = store.nfs().is_some_and(|client| client.is_new());
+    let mut sweep = Sweep::new(&mut store, options.request_timeout);
+    let mut pages_read = 0;
+    if !is_new && !options.force {
+        sweep.run(Op::Read, 0..wanted, &mut |first, pages| {
+            pages_read += pages.len() as u64;
+            told(Progress::Read(pages_read));
+            refuse(&server, first, pages)
+        })?;
+    }
+    let mut pages_written = 0;
+    // The old signature goes first, the new one comes last.
+    for range in [0..1, 1..wanted] {
+        sweep.run(Op::Write, range, &mut |_, pages| {
+            pages_written += pages.len() as u64;
+            told(Progress::Written(pages_written));
+            Ok(())
+        })?;
+    }
+    let header = Header { uuid: options.uuid, label: options.label, ..Header::new(wanted) };
+    let mut page = [0; PAGE_SIZE];
+    header.write(&mut page);
+    let failed = |error| MkswapError::Transfer { server: server.clone(), slot: 0, error };
+    write_header_page(&mut store, &page).map_err(failed)?;
+    if read_header_page(&mut store).map_err(failed)? != page {
+        return Err(MkswapError::NotKept { server });
+    }
+    let took = store.now().since(begun);
+    store.shutdown();
+    Ok(Made { slots: wanted, is_new, pages_read, pages_written: pages_written + 1, took })
+}
+
+/// What is in the way of overwriting pages.
+fn refuse(server: &str, first: u32, pages: &[Frame]) -> Result<(), MkswapError> {
+    let server = || server.to_string();
+    if first == 0 && pages.first().is_some_and(|page| Header::parse(page.bytes()).is_ok()) {
+        return Err(MkswapError::IsArea { server: server() });
+    }
+    match pages.iter().position(|page| page.bytes().iter().any(|byte| *byte != 0)) {
+        Some(i) => Err(MkswapError::HoldsData { server: server(), slot: first + i as u32 }),
+        None => Ok(()),
+    }
+}
+
+/// What sees the pages of a request that has ended, and its first slot.
+type Look<'a> = dyn FnMut(u32, &[Frame]) -> Result<(), MkswapError> + 'a;
+
+/// Moves ranges of pages, a batch a request, several at a time. The buffers begin as zeros, and keep
+/// what they hold.
+struct Sweep<'s> {
+    store: &'s mut RealStore,
+    server: String,
+    timeout: Span,
+    batch: usize,
+    /// Buffers that are not with the store, of one batch each.
+    buffers: Vec<PageVec>,
+}
+
+impl<'s> Sweep<'s> {
+    fn new(store: &'s mut RealStore, timeout: Span) -> Sweep<'s> {
+        let limits = store.limits();
+        let (batch, in_flight) = (limits.batch_pages, limits.in_flight.min(IN_FLIGHT));
+        let pool = PagePool::new(PoolConfig::new((batch * in_flight) as u32 + 64));
+        let buffer = |_| {
+            let mut pages: PageVec =
+                (0..batch).map_while(|_| pool.alloc(Gfp::KERNEL).ok()).collect();
+            pages.iter_mut().for_each(|page| page.bytes_mut().fill(0));
+            pages
+        };
+        let buffers: Vec<PageVec> =
+            (0..in_flight).map(buffer).filter(|pages| pages.len() == batch).collect();
+        assert!(!buffers.is_empty(), "a pool of its own has room for a batch");
+        Sweep { server: store.server().to_string(), store, timeout, batch, buffers }
+    }
+
+    fn failed(&self, slot: u32, error: impl Into<TransferError>) -> MkswapError {
+        MkswapError::Transfer { server: self.server.clone(), slot, error: error.into() }
+    }
+
+    /// Moves all of `slots`; `each` sees the pages of each request that has ended, and its first slot.
+    fn run(
+        &mut self,
+        op: Op,
+        slots: std::ops::Range<u32>,
+        each: &mut Look<'_>,
+    ) -> Result<(), MkswapError> {
+        let mut next = slots.start;
+        let mut outstanding = 0;
+        // What was cut off the buffer of a short request.
+        let mut rest = PageVec::new();
+        while next < slots.end || outstanding > 0 {
+            while next < slots.end
+                && let Some(mut pages) = self.buffers.pop()
+            {
+                let n = ((slots.end - next) as usize).min(self.batch);
+                rest.extend(pages.drain(n..));
+                let deadline = Some(self.store.now() + self.timeout);
+                let request =
+                    Request { id: RequestId(next), op, first: Slot(next), pages, deadline };
+                match self.store.submit(request) {
+                    Ok(()) => {}
+                    Err(SubmitError::Full(request) | SubmitError::NotReady(request)) => {
+                        return Err(self.failed(request.first.0, TransferError::NotReady));
+                    }
+                }
+                next += n as u32;
+                outstanding += 1;
+            }
+            // A request that is late ends when completions are asked for.
+            let until = Some(self.store.now() + self.timeout);
+            self.store.turn(until).map_err(|error| self.failed(next, error))?;
+            while let Some(mut end) = self.store.poll_completion() {
+                outstanding -= 1;
+                end.outcome.map_err(|error| self.failed(end.id.0, error))?;
+                each(end.id.0, &end.pages)?;
+                if end.pages.len() < self.batch {
+                    end.pages.extend(rest.drain(..));
+                }
+                self.buffers.push(end.pages);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,132 @@
+//! Goal: `netswap io` moves what it says, verifies every page, and tells what it cost; over one connection,
+//! and over several while the server restarts again and again.
+//! Method: the built binary against the embedded server on the loopback.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::command::netswap;
+use common::nfs::{Served, area};
+use netswap::reserve::PAGE_SIZE;
+
+/// Slots of the area; 16 MiB.
+const SLOTS: u32 = 4096;
+
+#[test]
+fn what_one_run_wrote_the_next_reads_back_in_any_order() {
+    let served = Served::new(vec![("area0", area(SLOTS))]);
+    let url = served.url("area0");
+    let write = netswap(&[
+        "io", &url, "--rw", "write", "--bs", "8KiB", "--qd", "16", "--size", "4MiB", "--verify",
+        "--seed", "7", "--json",
+    ]);
+    assert_eq!(write.code, 0, "{write:?}");
+    let report = write.json();
+    // The header takes one page of the 4 MiB, and 8 KiB do not fit what is left behind the last block.
+    assert_eq!((report["ops"].as_u64(), report["writes"].as_u64()), (Some(511), Some(511)));
+    assert_eq!(report["pages_verified"], 1022);
+    assert!(report["requests"].as_u64().unwrap() < 511, "adjacent blocks are merged: {report}");
+    for figure in ["ops_per_s", "mb_per_s", "cpu_us_per_op", "elapsed_s"] {
+        assert!(report[figure].as_f64().unwrap() > 0.0, "{figure} of {report}");
+    }
+    let latency = &report["write"];
+    assert!(latency["p50_us"].as_f64() <= latency["max_us"].as_f64(), "{latency}");
+    assert!(report["read"].is_null(), "nothing was read but to verify: {report}");
+
+    let read = netswap(&[
+        "io", &url, "--rw", "randread", "--qd", "8", "--size", "4MiB", "--ops", "3000", "--verify",
+        "--seed", "7", "--merge", "off", "--json",
+    ]);
+    // One page in 1,023 belongs to no block of 8 KiB, so nobody wrote it.
+    let report = read.json();
+    let wrong = report["pages_wrong"].as_u64().unwrap();
+    assert_eq!(report["pages_verified"].as_u64().unwrap() + wrong, 3000);
+    assert_eq!(report["requests"], 3000);
+    for fault in report["faults"].as_array().unwrap() {
+        assert!(
+            fault.as_str().unwrap().starts_with("slot 1023: no page of a verified load"),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
+fn every_pattern_is_verified_and_people_can_read_it() {
+    let served = Served::new(vec![("area0", area(256))]);
+    let url = format!("{}?write=unstable", served.url("area0"));
+    for (rw, more) in [("randwrite", "--ops"), ("mixed", "--ops"), ("write", "--ops")] {
+        let ran = netswap(&["io", &url, "--rw", rw, "--qd", "32", more, "2000", "--verify"]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.stdout.contains(", 0 wrong; 0 errors of the store"), "{ran:?}");
+        assert!(ran.stdout.contains("2000 operations in "), "{ran:?}");
+        assert!(ran.stdout.contains("in force: memory lock "), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_file_can_be_made_and_one_with_other_content_is_left_alone() {
+    let mut disk = netswap::swap::MemDisk::new(64 * PAGE_SIZE as u64);
+    netswap::swap::Disk::write_at(&mut disk, 0, b"somebody's letters").unwrap();
+    let served = Served::new(vec![("letters", disk)]);
+    let args = ["--rw", "write", "--ops", "8", "--verify"];
+    let letters = served.url("letters");
+    let refused = netswap(&[&["io", &letters], &args[..]].concat());
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("has other content"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("netswap mkswap") && refused.stderr.contains("--force"),
+        "{refused:?}"
+    );
+    let begin = served.with(|server| {
+        let mut page = [0; 2 * PAGE_SIZE];
+        netswap::swap::Disk::read_at(server.disk_mut("letters").unwrap(), 0, &mut page).unwrap();
+        (page[..8].to_vec(), page[PAGE_SIZE..].iter().all(|byte| *byte == 0))
+    });
+    assert_eq!(begin, (b"somebody".to_vec(), true), "nothing was written");
+    let forced = netswap(&[&["io", &letters, "--force"], &args[..]].concat());
+    assert_eq!(forced.code, 0, "{forced:?}");
+
+    let absent = netswap(&[&["io", &served.url("new")], &args[..]].concat());
+    assert_eq!(absent.code, 1, "{absent:?}");
+    assert!(absent.stderr.contains("there is no such file"), "{absent:?}");
+    let made = netswap(&[&["io", &served.url("new"), "--create", "1MiB"], &args[..]].concat());
+    assert_eq!(made.code, 0, "{made:?}");
+    let again = netswap(&[&["io", &served.url("new")], &args[..]].concat());
+    assert_eq!(again.code, 0, "it is an area now: {again:?}");
+}
+
+#[test]
+fn no_page_is_lost_or_wrong_while_the_server_restarts() {
+    let served = Served::new(vec![("area0", area(SLOTS))]);
+    let url = format!("{}?write=unstable", served.url("area0"));
+    let over = AtomicBool::new(false);
+    let (ran, restarts) = std::thread::scope(|scope| {
+        let restarts = scope.spawn(|| {
+            let mut restarts = 0;
+            while !over.load(Ordering::Relaxed) {
+                // Not before it has done something: each restart meets requests on their way.
+                let before = served.with(|server| server.stats().calls);
+                while served.with(|server| server.stats().calls) < before + 300 {
+                    if over.load(Ordering::Relaxed) {
+                        return restarts;
+                    }
+                    std::thread::yield_now();
+                }
+                served.restart();
+                restarts += 1;
+            }
+            restarts
+        });
+        let args = [
+            "--rw", "mixed", "--qd", "16", "--ops", "4000", "--merge", "off", "--verify", "--json",
+        ];
+        let ran = netswap(&[&["io", &url], &args[..]].concat());
+        over.store(true, Ordering::Relaxed);
+        (ran, restarts.join().unwrap())
+    });
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(restarts >= 3, "{restarts} restarts");
+    let report = ran.json();
+    assert_eq!((report["ops"].as_u64(), report["pages_wrong"].as_u64()), (Some(4000), Some(0)));
+}

@@ -1,0 +1,93 @@
+//! Goal: the simulated machine pages to a real server in real time, every page verified, and refuses what
+//! only the simulated network has.
+//! Method: the built binary against the embedded server on the loopback, whose disk is damaged in one run: the canary.
+
+mod common;
+
+use common::command::netswap;
+use common::nfs::{Served, area};
+use netswap::reserve::PAGE_SIZE;
+use netswap::swap::Disk;
+
+/// A host that is quickly done, under real pressure.
+const HOST: [&str; 8] =
+    ["--ram", "4MiB", "--overcommit", "2", "--rounds", "1", "--tasks-per-cpu", "4"];
+
+fn sim(url: &str, more: &[&str]) -> common::command::Ran {
+    netswap(&[&["sim", "--backend", url], &HOST[..], more].concat())
+}
+
+#[test]
+fn a_host_completes_over_a_real_server() {
+    let served = Served::new(vec![("area0", area(4096))]);
+    let url = served.url("area0");
+    let ran = sim(&url, &["--json", "--seed", "3"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let row = ran.json();
+    assert_eq!((row["outcome"].as_str(), row["seed"].as_u64()), (Some("completed"), Some(3)));
+    for count in ["page_ins", "page_outs", "pages_verified"] {
+        assert!(row[count].as_u64().unwrap() > 100, "{count} of {row}");
+    }
+    assert!(row["fault"]["p50_us"].as_f64().unwrap() > 0.0, "{row}");
+    let ran = sim(&format!("{url}?write=unstable"), &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.ends_with("every page was what had been written\n"), "{ran:?}");
+}
+
+#[test]
+fn a_server_that_damages_pages_is_found_out() {
+    let served = Served::new(vec![("area0", area(4096))]);
+    let url = served.url("area0");
+    std::thread::scope(|scope| {
+        let ran = scope.spawn(|| sim(&url, &[]));
+        while !ran.is_finished() {
+            served.with(|server| {
+                let writes = server.stats().writes;
+                let disk = server.disk_mut("area0").unwrap();
+                // Whatever is stored by then, and whatever is stored over it later.
+                for slot in (1..4096).filter(|_| writes > 20) {
+                    disk.write_at(slot * PAGE_SIZE as u64, b"damage").unwrap();
+                }
+            });
+            std::thread::yield_now();
+        }
+        let ran = ran.join().unwrap();
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(
+            ran.stdout.contains("CORRUPT") && ran.stdout.contains("nfs://127.0.0.1/swap/area0"),
+            "{ran:?}"
+        );
+    });
+}
+
+#[test]
+fn what_needs_the_simulated_network_is_refused() {
+    for (args, hint) in [
+        (&["--flood", "30"][..], "--flood needs the simulated network"),
+        (&["--link-loss", "1%"], "--link-loss needs the simulated network"),
+        (&["--ablate", "drop"], "--ablate drop needs the simulated network"),
+        (&["--alloc-trace", "x"], "--alloc-trace needs"),
+        (&["--scenario", "scenarios/transactions.toml"], "the scenario has a link"),
+    ] {
+        let ran = sim("nfs://127.0.0.1:1/swap/area0", args);
+        assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
+        assert!(ran.stderr.contains(hint), "{args:?}: {ran:?}");
+    }
+    for (name, hint) in [("smb", "or a URL as nfs://"), ("smb://h/f", "known: nfs")] {
+        let ran = netswap(&["sim", "--backend", name]);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(ran.stderr.contains(hint), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_store_that_is_too_small_or_no_area_is_refused() {
+    let bare = netswap::swap::MemDisk::new(4096 * PAGE_SIZE as u64);
+    let served = Served::new(vec![("small", area(64)), ("bare", bare)]);
+    let small = sim(&served.url("small"), &[]);
+    assert_eq!(small.code, 2, "{small:?}");
+    assert!(small.stderr.contains("has 64 pages, and 2049 are mapped"), "{small:?}");
+    let bare = sim(&served.url("bare"), &[]);
+    assert_eq!(bare.code, 1, "{bare:?}");
+    assert!(bare.stdout.contains("the area did not come on"), "{bare:?}");
+}
