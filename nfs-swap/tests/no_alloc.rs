@@ -267,5 +267,6 @@ fn on_sockets_of_the_kernel_nothing_is_allocated_either() {
     });
     assert_eq!(count, 0);
     let stats = real.net.conn_stats(real.conn);
-    assert!(stats.connects > 16 && stats.disconnects > 16, "{stats:?}");
+    // A restart in the middle of a reconnect is none of its own: at least one for each of the rounds.
+    assert!(stats.disconnects >= 8 && stats.connects > stats.disconnects, "{stats:?}");
 }
