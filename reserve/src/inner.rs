@@ -503,8 +503,7 @@ impl Inner {
         }
         self.release_run(state, run, length);
         if !state.waits.is_empty() {
-            self.settle(guard);
-            return false;
+            return self.settle(guard);
         }
         self.note_plenty(state);
         state.all_back(self.config.frames)

@@ -49,6 +49,7 @@ use crate::queue::{Node, Want};
 use crate::reclaim;
 use crate::reserves::ReserveId;
 use crate::slab::{SlabBox, SlabCache};
+use crate::state::State;
 use crate::stock::Section;
 use crate::wait::{Deadline, Waiter};
 
@@ -214,26 +215,18 @@ impl PagePool {
             }
         }
         let node = Node::new(Want::Promise(frames), Gfp::KERNEL | reclaim::limits(), caller);
-        let mut guard = inner.lock();
-        let state = &mut *guard;
-        let now = if state.waits.is_behind(caller) { None } else { inner.grant_now(state, &node) };
-        let granted = match now {
-            Some(granted) => {
-                drop(guard);
-                granted
+        let note = |state: &mut State| {
+            state.reservations.waits += 1;
+            if let Some(reserve) = caller.entitled {
+                state.tree.note_wait(reserve.node(self.id()));
             }
-            None => {
-                let waiter = Waiter::join(self, &node, state);
-                state.reservations.waits += 1;
-                if let Some(reserve) = caller.entitled {
-                    state.tree.note_wait(reserve.node(self.id()));
-                }
-                drop(guard);
-                match waiter.wait(deadline) {
-                    Ok(granted) => granted,
-                    Err(_) => return self.reserve_as(spec, caller),
-                }
-            }
+        };
+        let granted = match Waiter::served_or_queued(self, &node, note) {
+            Ok(granted) => granted,
+            Err(waiter) => match waiter.wait(deadline) {
+                Ok(granted) => granted,
+                Err(_) => return self.reserve_as(spec, caller),
+            },
         };
         inner.tell_alarms();
         Ok(self.reservation(spec, charged_of(granted)))

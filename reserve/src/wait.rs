@@ -232,6 +232,25 @@ impl<'a> Waiter<'a> {
         Waiter { pool, node }
     }
 
+    /// Grants what `node` wants at once, if it is its turn; else queues it, and `note`s that under the same
+    /// turn of the lock.
+    pub(crate) fn served_or_queued(
+        pool: &'a PagePool,
+        node: &'a Node,
+        note: impl FnOnce(&mut State),
+    ) -> Result<u32, Waiter<'a>> {
+        let inner = pool.inner();
+        let mut guard = inner.lock();
+        let state = &mut *guard;
+        let is_behind = state.waits.is_behind(node.caller);
+        let granted = if is_behind { None } else { inner.grant_now(state, node) };
+        granted.ok_or_else(|| {
+            let waiter = Waiter::join(pool, node, state);
+            note(state);
+            waiter
+        })
+    }
+
     /// Waits, and reclaims meanwhile, until what is wanted was granted, or the deadline: then it has
     /// left.
     pub(crate) fn wait(self, deadline: Deadline) -> Result<u32, Unserved> {

@@ -122,12 +122,15 @@ impl Inner {
         }
     }
 
-    /// Serves those who wait, gives the lock back and wakes them. The pool is not closed: they have handles.
-    #[cold]
-    pub(super) fn settle(&self, mut guard: Guard<'_, State>) {
+    /// Serves those who wait, gives the lock back and wakes them. Returns whether the pool is closed and
+    /// everything is back: then the caller is the last one and frees it.
+    #[inline(never)]
+    pub(super) fn settle(&self, mut guard: Guard<'_, State>) -> bool {
         let woken = self.serve(&mut guard);
         self.note_plenty(&mut guard);
+        let last = guard.all_back(self.config.frames);
         drop(guard);
         woken.wake();
+        last
     }
 }

@@ -84,12 +84,7 @@ impl Inner {
             }
             state.push(&inner.region, index);
             state.frees += 1;
-            let woken = inner.serve(state);
-            inner.note_plenty(state);
-            let last = state.all_back(inner.config.frames);
-            drop(guard);
-            woken.wake();
-            last
+            inner.settle(guard)
         };
         if last {
             // SAFETY: closed, and everything is back.

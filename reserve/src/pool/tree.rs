@@ -127,21 +127,11 @@ impl PagePool {
         }
         let gfp = Gfp::KERNEL | reclaim::limits();
         let node = Node::new(Want::Change(change, more), gfp, caller);
-        let mut guard = inner.lock();
-        let state = &mut *guard;
-        let now = if state.waits.is_behind(caller) { None } else { inner.grant_now(state, &node) };
-        let granted = match now {
-            Some(granted) => {
-                drop(guard);
-                granted
-            }
-            None => {
-                let waiter = Waiter::join(self, &node, state);
-                state.tree.note_wait(change.node());
-                drop(guard);
-                // After the deadline: one attempt more, which says what is missing.
-                waiter.wait(deadline).unwrap_or(!CHANGE_MADE)
-            }
+        let note = |state: &mut State| state.tree.note_wait(change.node());
+        let granted = match Waiter::served_or_queued(self, &node, note) {
+            Ok(granted) => granted,
+            // After the deadline: one attempt more, which says what is missing.
+            Err(waiter) => waiter.wait(deadline).unwrap_or(!CHANGE_MADE),
         };
         if granted == CHANGE_MADE {
             inner.tell_alarms();
