@@ -54,7 +54,7 @@ pub(super) struct Args {
     /// Stamp every page that is written and compare every page that is read
     #[arg(long)]
     verify: bool,
-    /// Whether operations on adjacent blocks that are due together go as one request
+    /// Whether operations on adjacent blocks that wait together go to the server as one request
     #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"], default_value = "on")]
     merge: String,
     /// Make the file with this size, and an area of it, if it is absent or empty
@@ -245,7 +245,6 @@ fn spec(
         first_slot,
         stop,
         verify: args.verify,
-        merge: args.merge == "on",
         seed: args.seed,
         request_timeout: args.timeout.map(Nanos::span),
     })

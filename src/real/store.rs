@@ -202,6 +202,11 @@ impl RealStore {
         }
     }
 
+    /// Requests so far that went to the server together with another.
+    pub fn joined(&self) -> u64 {
+        self.nfs().map_or(0, |client| client.stats().joined)
+    }
+
     /// Takes a request; [`RealStore::turn`] moves its bytes.
     ///
     /// # Errors

@@ -67,7 +67,6 @@ pub(crate) fn mixed(time: Duration) -> LoadSpec {
         first_slot: 1,
         stop: Stop::After(Span::from_nanos(time.as_nanos() as u64)),
         verify: true,
-        merge: true,
         seed: 11,
         request_timeout: None,
     }

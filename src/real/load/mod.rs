@@ -107,8 +107,6 @@ pub struct LoadSpec {
     pub stop: Stop,
     /// Pages are stamped when they are written and compared when they are read.
     pub verify: bool,
-    /// Operations on adjacent blocks that are due together go to the store as one request.
-    pub merge: bool,
     /// What is drawn, and what pages hold.
     pub seed: u64,
     /// How long the store has for a request.
@@ -195,7 +193,7 @@ pub struct LoadReport {
     pub writes: u64,
     /// Pages of these.
     pub pages: u64,
-    /// Requests that the store was given.
+    /// What the client made of them for the server: fewer, if it merged some.
     pub requests: u64,
     /// Pages that were compared, and were right.
     pub pages_verified: u64,
@@ -267,7 +265,6 @@ impl LoadReport {
 struct Flight {
     op: Op,
     first: u32,
-    ops: u32,
     since: Time,
     /// Which write each page must be of.
     expected: [Option<u32>; BATCH_PAGES_MAX],
@@ -287,8 +284,6 @@ pub struct Load {
     rx: ReserveId,
     flights: Box<[Flight]>,
     free: Vec<u32>,
-    /// An operation that was drawn and did not fit the request before it.
-    drawn: Option<(Op, u32)>,
     /// The load is over, and what it wrote is being read back: the next block.
     read_back: Option<u32>,
     outstanding: usize,
@@ -322,20 +317,14 @@ impl Load {
             .map_err(|source| LoadError::Pool { depth: spec.depth, source })?;
         let rx = pool.add_reserve(ReserveId::ROOT, RX_RESERVE, pages);
         pool.connect(rx).expect("nothing of the pool is in use");
-        let flight = Flight {
-            op: Op::Read,
-            first: 0,
-            ops: 0,
-            since: Time::ZERO,
-            expected: [None; BATCH_PAGES_MAX],
-        };
+        let flight =
+            Flight { op: Op::Read, first: 0, since: Time::ZERO, expected: [None; BATCH_PAGES_MAX] };
         Ok(Load {
             slots: SlotTable::new(spec.first_slot, spec.block_pages as u32, blocks, spec.seed),
             pool,
             rx,
             flights: vec![flight; spec.depth].into(),
             free: (0..spec.depth as u32).rev().collect(),
-            drawn: None,
             read_back: None,
             outstanding: 0,
             submitted: 0,
@@ -361,12 +350,13 @@ impl Load {
         let begun = store.now();
         self.last_end = begun;
         self.fences = store.client.fences();
+        let joined = store.joined();
         self.drive(store, begun, progress)?;
+        self.report.requests = self.submitted.saturating_sub(store.joined() - joined);
         self.report.elapsed = self.last_end.since(begun);
         self.report.cpu = thread_cpu().saturating_sub(cpu);
         if self.spec.verify && self.spec.pattern.is_writing() {
             self.read_back = Some(0);
-            self.drawn = None;
             self.drive(store, begun, progress)?;
         }
         self.report.quarantined = self.slots.quarantined();
@@ -439,30 +429,15 @@ impl Load {
 
     /// Submits until as many operations are outstanding as are to be.
     fn fill(&mut self, store: &mut RealStore) -> Result<(), LoadError> {
-        let most = store.limits().batch_pages.max(self.spec.block_pages);
         while self.room() > 0 {
             let Some((op, first)) = self.draw()? else { return Ok(()) };
-            let block = self.spec.block_pages;
-            let mut ops = 1;
-            while self.spec.merge && ops < self.room() && (ops + 1) * block <= most {
-                match self.draw()? {
-                    Some(next) if next == (op, first + (ops * block) as u32) => ops += 1,
-                    other => {
-                        self.drawn = other;
-                        break;
-                    }
-                }
-            }
-            self.submit(store, op, first, ops)?;
+            self.submit(store, op, first)?;
         }
         Ok(())
     }
 
     /// The next operation; `None` if everything was read back.
     fn draw(&mut self) -> Result<Option<(Op, u32)>, LoadError> {
-        if let Some(drawn) = self.drawn.take() {
-            return Ok(Some(drawn));
-        }
         if let Some(at) = &mut self.read_back {
             while *at < self.slots.blocks() {
                 let slot = self.slots.block_at(*at);
@@ -492,23 +467,12 @@ impl Load {
         Err(LoadError::Quarantined { slots: self.slots.quarantined() })
     }
 
-    fn submit(
-        &mut self,
-        store: &mut RealStore,
-        op: Op,
-        first: u32,
-        ops: usize,
-    ) -> Result<(), LoadError> {
+    fn submit(&mut self, store: &mut RealStore, op: Op, first: u32) -> Result<(), LoadError> {
         let place = self.free.pop().expect("there are as many places as operations");
-        let mut flight = Flight {
-            op,
-            first,
-            ops: ops as u32,
-            since: store.now(),
-            expected: [None; BATCH_PAGES_MAX],
-        };
+        let mut flight =
+            Flight { op, first, since: store.now(), expected: [None; BATCH_PAGES_MAX] };
         let mut pages = PageVec::new();
-        for i in 0..ops * self.spec.block_pages {
+        for i in 0..self.spec.block_pages {
             let slot = first + i as u32;
             let mut page = {
                 let _scope = (op == Op::Read).then(|| EmergencyScope::enter(&self.pool, self.rx));
@@ -530,11 +494,8 @@ impl Load {
         let request = Request { id: RequestId(place), op, first: Slot(first), pages, deadline };
         match store.submit(request) {
             Ok(()) => {
-                self.outstanding += ops;
-                if self.read_back.is_none() {
-                    self.submitted += ops as u64;
-                    self.report.requests += 1;
-                }
+                self.outstanding += 1;
+                self.submitted += u64::from(self.read_back.is_none());
                 Ok(())
             }
             Err(SubmitError::Full(_) | SubmitError::NotReady(_)) => {
@@ -547,7 +508,7 @@ impl Load {
     fn complete(&mut self, now: Time, end: Completion) {
         let flight = self.flights[end.id.0 as usize];
         self.free.push(end.id.0);
-        self.outstanding -= flight.ops as usize;
+        self.outstanding -= 1;
         let report = &mut self.report;
         let is_figure = self.read_back.is_none();
         if is_figure {
@@ -556,7 +517,7 @@ impl Load {
         }
         let slots = flight.first..flight.first + end.pages.len() as u32;
         if let Err(error) = end.outcome {
-            report.store_errors += u64::from(flight.ops);
+            report.store_errors += 1;
             report.tell(LoadFault::Store { op: flight.op, slot: flight.first, error });
         } else if is_figure {
             let latency = now.since(flight.since).as_nanos();
@@ -564,10 +525,10 @@ impl Load {
                 Op::Read => (&mut report.reads, &mut report.read_latency),
                 Op::Write => (&mut report.writes, &mut report.write_latency),
             };
-            *count += u64::from(flight.ops);
+            *count += 1;
             report.pages += end.pages.len() as u64;
             // Outside of the bounds it is recorded as the bound.
-            histogram.saturating_record_n(latency, u64::from(flight.ops));
+            histogram.saturating_record(latency);
         }
         match flight.op {
             Op::Write => {
