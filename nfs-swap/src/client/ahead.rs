@@ -239,7 +239,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Plans replies in the order of the calls, but for that of call `but`.
     fn plan_replies(&mut self, but: Option<usize>, budget: &mut Budget) {
-        let _ = self.first_awaited();
+        // Calls that have ended leave the front.
+        self.first_awaited();
         let mut shown = 1;
         for at in 0..self.rx.ahead.order.len() {
             if shown >= self.rx.ahead.depth {
