@@ -13,10 +13,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::ganesha::{Ganesha, or_skip, which};
+use common::ganesha::{Ganesha, which};
 use common::proof::{POLICIES, Watch, is_campaign, mixed, tell, under_load};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::RecordLog;
+use common::skip::or_skip;
 use netswap::nfs::NfsStats;
 use netswap::real::load::{LoadReport, LoadSpec};
 

@@ -8,8 +8,9 @@ mod common;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use common::ganesha::{Ganesha, or_skip};
+use common::ganesha::Ganesha;
 use common::pager::RealPager;
+use common::skip::or_skip;
 use netswap::real::area::read_header_page;
 use netswap::real::{OpenOptions, RealStore, StoreUrl, TransferError, fit_to_write};
 use netswap::reserve::Span;

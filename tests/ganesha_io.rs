@@ -8,17 +8,12 @@ use std::fs::File;
 
 use common::command::netswap;
 use common::ganesha::Ganesha;
+use common::skip::or_skip;
 
 /// Everything in one test: starting a server takes longest.
 #[test]
 fn a_server_that_others_wrote_is_loaded_checked_paged_to_and_killed() {
-    let mut ganesha = match Ganesha::start("ganesha-io") {
-        Ok(ganesha) => ganesha,
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
+    let Some(mut ganesha) = or_skip(Ganesha::start("ganesha-io")) else { return };
     let url = ganesha.url("area0");
     let made = netswap(&[
         "io", &url, "--create", "16MiB", "--rw", "write", "--qd", "64", "--size", "16MiB",

@@ -7,8 +7,9 @@ mod common;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::ganesha::{Ganesha, or_skip};
+use common::ganesha::Ganesha;
 use common::proof::{POLICIES, is_campaign, mixed, tell, under_load};
+use common::skip::or_skip;
 
 /// The clock that the server makes its verifier from.
 fn second() -> u64 {

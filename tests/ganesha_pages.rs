@@ -9,8 +9,9 @@ use std::fs::File;
 use std::io::Read;
 use std::process::Command;
 
-use common::ganesha::{Ganesha, or_skip, which};
+use common::ganesha::{Ganesha, which};
 use common::proof::{POLICIES, is_campaign};
+use common::skip::or_skip;
 use netswap::real::{OpenOptions, RealStore, StoreUrl};
 use netswap::reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig};
 use netswap::swap::{Completion, Op, PageVec, Request, RequestId, Slot, SubmitError};

@@ -7,8 +7,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::ganesha::{Ganesha, or_skip};
+use common::ganesha::Ganesha;
 use common::proof::{POLICIES, is_campaign, mixed, tell, under_load};
+use common::skip::or_skip;
 
 fn stopped(policy: &str) {
     let Some(ganesha) = or_skip(Ganesha::start("stopped")) else { return };

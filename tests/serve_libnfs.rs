@@ -4,10 +4,13 @@
 //! with memory behind it. Without libnfs-utils the test says that it was skipped.
 
 mod served;
+#[path = "common/skip.rs"]
+mod skip;
 
 use std::process::{Command, Output};
 
 use served::{Scratch, Server, contents};
+use skip::or_skip;
 
 fn run(program: &str, args: &[&str]) -> Output {
     let output = Command::new(program).args(args).output().unwrap();
@@ -20,10 +23,9 @@ fn is_installed() -> bool {
     let missing = ["nfs-ls", "nfs-cp"]
         .into_iter()
         .find(|name| Command::new(name).arg("--help").output().is_err());
-    if let Some(name) = missing {
-        println!("skipped: {name} is not installed (Debian: libnfs-utils)");
-    }
-    missing.is_none()
+    let there =
+        missing.map_or(Ok(()), |name| Err(format!("{name} is not installed (libnfs-utils)")));
+    or_skip(there).is_some()
 }
 
 #[test]

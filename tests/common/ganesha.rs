@@ -55,18 +55,6 @@ fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) -> Result<(), String
     Ok(())
 }
 
-/// What is there; without it the test is skipped, or fails if `CI` is set.
-pub(crate) fn or_skip<T>(there: Result<T, String>) -> Option<T> {
-    match there {
-        Ok(there) => Some(there),
-        Err(why) if std::env::var_os("CI").is_some() => panic!("{why}"),
-        Err(why) => {
-            eprintln!("skipped: {why}");
-            None
-        }
-    }
-}
-
 impl Ganesha {
     /// Starts one; why there is none, if it cannot be.
     pub(crate) fn start(name: &str) -> Result<Ganesha, String> {

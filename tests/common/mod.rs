@@ -8,6 +8,7 @@ pub(crate) mod pager;
 pub(crate) mod proof;
 pub(crate) mod proxy;
 pub(crate) mod record_log;
+pub(crate) mod skip;
 
 use netswap::report::{Outcome, Row};
 use netswap::scenario::{Scenario, Store};
