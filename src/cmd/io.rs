@@ -38,6 +38,10 @@ pub(super) struct Args {
     /// Bytes of an operation: pages of 4KiB, up to 64KiB
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]
     bs: Bytes,
+    /// How far it is from one operation to the next, with --rw read and write: a multiple of --bs; behind the
+    /// end it goes on at the start [default: the size of an operation]
+    #[arg(long, value_name = "SIZE")]
+    stride: Option<Bytes>,
     /// Operations outstanding, 1 to 4096
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=DEPTH_MAX))]
     qd: u64,
@@ -199,6 +203,20 @@ fn block_pages(bs: Bytes) -> Result<usize, Failure> {
     Ok(bs.pages() as usize)
 }
 
+fn stride_blocks(args: &Args, pattern: Pattern) -> Result<u32, Failure> {
+    let Some(stride) = args.stride else { return Ok(1) };
+    if !matches!(pattern, Pattern::Read | Pattern::Write) {
+        return Err(Failure::usage("--stride goes with --rw read and --rw write"));
+    }
+    let blocks = stride.0 / args.bs.0;
+    match u32::try_from(blocks) {
+        Ok(blocks @ 1..) if u64::from(blocks) * args.bs.0 == stride.0 => Ok(blocks),
+        _ => {
+            Err(Failure::usage(format!("--stride {stride}: it is a multiple of --bs {}", args.bs)))
+        }
+    }
+}
+
 fn open(url: &StoreUrl, args: &Args) -> Result<RealStore, Failure> {
     let mut options = args.connect.options(args.qd as usize);
     options.merge = args.merge == "on";
@@ -240,6 +258,7 @@ fn spec(
     Ok(LoadSpec {
         pattern,
         block_pages,
+        stride_blocks: stride_blocks(args, pattern)?,
         depth: args.qd as usize,
         slots,
         first_slot,

@@ -62,6 +62,7 @@ pub(crate) fn mixed(time: Duration) -> LoadSpec {
     LoadSpec {
         pattern: Pattern::Mixed,
         block_pages: 1,
+        stride_blocks: 1,
         depth: 16,
         slots: SLOTS,
         first_slot: 1,

@@ -97,6 +97,9 @@ pub struct LoadSpec {
     pub pattern: Pattern,
     /// Pages of a block, 1 to 16: what one operation moves.
     pub block_pages: usize,
+    /// How many blocks a load in order goes on from one operation to the next: 1, or more to keep adjacent
+    /// ones apart. Behind the last block it goes on at the beginning.
+    pub stride_blocks: u32,
     /// Operations outstanding.
     pub depth: usize,
     /// Slots it may use, from [`LoadSpec::first_slot`] on.
@@ -320,7 +323,13 @@ impl Load {
         let flight =
             Flight { op: Op::Read, first: 0, since: Time::ZERO, expected: [None; BATCH_PAGES_MAX] };
         Ok(Load {
-            slots: SlotTable::new(spec.first_slot, spec.block_pages as u32, blocks, spec.seed),
+            slots: SlotTable::new(
+                spec.first_slot,
+                spec.block_pages as u32,
+                blocks,
+                spec.stride_blocks,
+                spec.seed,
+            ),
             pool,
             rx,
             flights: vec![flight; spec.depth].into(),

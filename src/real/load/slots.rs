@@ -11,8 +11,9 @@ pub(super) struct SlotTable {
     words: Box<[u32]>,
     block: u32,
     blocks: u32,
-    /// The next block of a sequential load.
+    /// The next block of a sequential load, and how far it is from one to the next.
     cursor: u32,
+    stride: u32,
     rng: Xoshiro256PlusPlus,
     quarantined: u32,
 }
@@ -20,14 +21,15 @@ pub(super) struct SlotTable {
 const QUARANTINED: u32 = 1 << 31;
 
 impl SlotTable {
-    /// `blocks` blocks of `block` slots from `first` on.
-    pub(super) fn new(first: u32, block: u32, blocks: u32, seed: u64) -> SlotTable {
+    /// `blocks` blocks of `block` slots from `first` on, of which every `stride`th is next.
+    pub(super) fn new(first: u32, block: u32, blocks: u32, stride: u32, seed: u64) -> SlotTable {
         SlotTable {
             first,
             words: vec![0; block as usize * blocks as usize].into(),
             block,
             blocks,
             cursor: 0,
+            stride,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             quarantined: 0,
         }
@@ -46,10 +48,11 @@ impl SlotTable {
         self.rng.next_u64() >> 63 == 1
     }
 
-    /// The first slot of the next block in order, from the beginning again after the last.
+    /// The first slot of the next block in order; behind the last it goes on at the beginning, by what it
+    /// went too far.
     pub(super) fn next(&mut self) -> u32 {
         let at = self.cursor;
-        self.cursor = (at + 1) % self.blocks;
+        self.cursor = ((u64::from(at) + u64::from(self.stride)) % u64::from(self.blocks)) as u32;
         self.block_at(at)
     }
 
@@ -123,7 +126,7 @@ mod tests {
 
     #[test]
     fn blocks_are_drawn_inside_and_taken_in_turn() {
-        let mut slots = SlotTable::new(1, 2, 3, 9);
+        let mut slots = SlotTable::new(1, 2, 3, 1, 9);
         assert_eq!([1, 2, 3, 4].map(|_| slots.next()), [1, 3, 5, 1]);
         let mut seen = [0; 3];
         (0..300).for_each(|_| seen[(slots.random() as usize - 1) / 2] += 1);
@@ -131,8 +134,14 @@ mod tests {
     }
 
     #[test]
+    fn a_stride_that_shares_no_factor_with_the_blocks_comes_to_all() {
+        let mut slots = SlotTable::new(1, 1, 7, 17, 0);
+        assert_eq!([1, 2, 3, 4, 5, 6, 7, 8].map(|_| slots.next()), [1, 4, 7, 3, 6, 2, 5, 1]);
+    }
+
+    #[test]
     fn a_quarantined_slot_keeps_its_generation_and_is_not_written() {
-        let mut slots = SlotTable::new(1, 1, 4, 0);
+        let mut slots = SlotTable::new(1, 1, 4, 1, 0);
         assert_eq!((slots.generation(2), slots.write(2), slots.write(2)), (None, 1, 2));
         slots.quarantine(2);
         slots.quarantine(2);
