@@ -40,7 +40,7 @@ pub use flood::{Flood, FloodConfig};
 pub use kernel::KernelNet;
 pub use packet::PacketBuf;
 pub use plan::NetPlanConfig;
-pub use session::{Action, Disconnect, RecvVec, SLICES_MAX, SendVec, Session};
+pub use session::{Action, Answers, Disconnect, RecvVec, SLICES_MAX, SendVec, Session};
 pub use sim_link::{End, LinkConfig, LinkStats, SimLink, SimNic};
 pub use stack::{NetReserves, Phase, Stack, StackConfig, StreamId, StreamInfo, TxFailure, UdpId};
 pub use stats::{DropReason, StackStats};

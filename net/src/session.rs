@@ -75,6 +75,15 @@ pub enum Disconnect {
     BySelf,
 }
 
+/// What a session waits for, as a transport may want to know that decides how often to look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Calls that were sent over this connection and are not answered yet.
+    pub outstanding: u32,
+    /// Answers so far, over all connections. Never falls.
+    pub come: u64,
+}
+
 /// One end of a byte stream as a sans-IO state machine.
 pub trait Session {
     /// The stream is open.
@@ -117,6 +126,11 @@ pub trait Session {
 
     /// The next thing the transport is to do, if any.
     fn poll_action(&mut self, now: Time) -> Option<Action>;
+
+    /// What it waits for. A session that says nothing is given its bytes as soon as there are any.
+    fn answers(&self) -> Answers {
+        Answers::default()
+    }
 
     /// When [`Session::handle_deadline`] is to be called at the latest.
     fn poll_deadline(&self) -> Option<Time>;

@@ -1,11 +1,17 @@
 //! The event loop of one connection: the thread that calls it is the driver of one session.
 
+use std::num::NonZeroU64;
+
 use netswap_net::Session;
 use netswap_net::kernel::{
     Clock, ConnConfig, ConnId, ConnInfo, HostAddrs, KernelConfig, KernelError, KernelNet,
     KernelStats, PathProtection, ProtectConfig, SocketOptions,
 };
 use netswap_reserve::Time;
+
+/// Nanoseconds by which the kernel may let this thread sleep on; by default it takes 50 us, as much as a rest of
+/// the loop lasts (`KernelConfig::moderate`).
+const TIMER_SLACK: NonZeroU64 = NonZeroU64::new(1000).unwrap();
 
 /// One connection, its loop and its clock. Whose session it is, the caller says at each turn.
 pub(crate) struct Pump {
@@ -19,6 +25,8 @@ impl Pump {
     /// Asks for what the kernel offers, then makes the loop. To be called on the thread that turns it.
     pub(crate) fn new(addrs: HostAddrs, protect: &ProtectConfig) -> Result<Pump, KernelError> {
         let protection = PathProtection::ask(protect);
+        // Refused, rests are longer than they should be, and nothing else.
+        let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK));
         let mut net = KernelNet::new(KernelConfig::new(1))?;
         let socket =
             SocketOptions { reserve_memory: protect.socket_memory, ..SocketOptions::default() };

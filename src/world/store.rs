@@ -3,7 +3,7 @@
 use std::io;
 
 use netswap_iscsi::IscsiBackend;
-use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
+use netswap_net::{Action, Answers, Disconnect, RecvVec, SendVec, Session};
 use netswap_nfs::NfsBackend;
 use netswap_reserve::Time;
 use netswap_swap::machine::PatternDisk;
@@ -59,6 +59,10 @@ impl Session for StoreClient {
 
     fn poll_action(&mut self, now: Time) -> Option<Action> {
         each!(self, c => c.poll_action(now))
+    }
+
+    fn answers(&self) -> Answers {
+        each!(self, c => Session::answers(c))
     }
 
     fn poll_deadline(&self) -> Option<Time> {

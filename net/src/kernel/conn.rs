@@ -28,7 +28,7 @@ use super::protect::{OsError, Protection};
 use super::resolve::HostAddrs;
 use super::stats::ConnStats;
 use super::{ConnId, ListenerId};
-use crate::session::Disconnect;
+use crate::session::{Answers, Disconnect};
 
 /// What a connection's session has been told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub(super) struct Conn {
     pub(super) writable: bool,
     pub(super) odd: bool,
     pub(super) error: bool,
+    /// What the session said last.
+    pub(super) answers: Answers,
     /// In the queue of those to be driven.
     pub(super) queued: bool,
     /// Connecting or closing is given up then.
@@ -110,6 +112,7 @@ impl Conn {
             writable: false,
             odd: false,
             error: false,
+            answers: Answers::default(),
             queued: false,
             give_up_at: Time::MAX,
             retry_at: Time::MAX,

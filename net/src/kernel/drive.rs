@@ -93,6 +93,9 @@ impl KernelNet {
         if !rests || budgets.iter().any(Budget::is_spent) {
             self.make_ready(id);
         }
+        let answers = session.answers();
+        let before = std::mem::replace(&mut self.conns[id.index()].answers, answers);
+        self.pace.update(before, answers);
         let due = session.poll_deadline().unwrap_or(Time::MAX);
         let due = due.min(self.conns[id.index()].next_at());
         self.deadlines[id.index()] = due;

@@ -32,6 +32,8 @@
 //!   it is used up; an event that comes between that call and the next wait is told by that wait.
 //! - No busy loop: a connection is ready only after an event, a deadline, or a turn cut short; what
 //!   the session does not take (backpressure) does not wake anybody.
+//! - While many answers are outstanding, a wait may begin with a rest, so that it finds several
+//!   (`moderate`): bounded by [`KernelConfig::moderate`], and not with work at hand.
 //! - A session that is changed by anything but `drive` must be driven, or named by
 //!   [`KernelNet::make_ready`], before the next wait.
 
@@ -40,6 +42,7 @@ pub mod conn;
 mod connect;
 mod drive;
 mod listen;
+mod moderate;
 pub mod options;
 pub mod protect;
 pub mod resolve;
@@ -54,6 +57,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::thread::nanosleep;
 
 pub use clock::Clock;
 pub use conn::{ConnInfo, ConnPhase};
@@ -65,6 +69,7 @@ pub use stats::{ConnStats, KernelStats};
 
 use conn::{Conn, Token};
 use listen::Listener;
+use moderate::Pace;
 
 /// Events taken by one wait at most; the rest comes with the next, which does not sleep. Picked by eye.
 const EVENTS_MAX: usize = 256;
@@ -106,11 +111,15 @@ pub struct KernelConfig {
     pub connect_timeout: Span,
     /// How long a peer may take to end a stream that its session has closed; then it is reset.
     pub close_timeout: Span,
+    /// How long the loop may rest at most to take several answers at once, while its sessions have many
+    /// outstanding ([`Session::answers`](crate::Session::answers)). It holds back wake-ups and deadlines by so much. Zero switches
+    /// it off.
+    pub moderate: Span,
 }
 
 impl KernelConfig {
-    /// The defaults: no listener, 256 KiB a turn (four batches of pages), 5 s to connect, 2 s to close.
-    /// All picked by eye.
+    /// The defaults: no listener, 256 KiB a turn (four batches of pages), 5 s to connect, 2 s to close, rests
+    /// of 250 us. All picked by eye.
     pub fn new(connections: usize) -> KernelConfig {
         KernelConfig {
             connections,
@@ -118,6 +127,7 @@ impl KernelConfig {
             turn_bytes: 256 << 10,
             connect_timeout: Span::from_secs(5),
             close_timeout: Span::from_secs(2),
+            moderate: Span::from_micros(250),
         }
     }
 }
@@ -259,6 +269,7 @@ pub struct KernelNet {
     /// Connections to be driven, in order, each once; and how many of them belong to this turn.
     ready: VecDeque<ConnId>,
     turn_left: Option<usize>,
+    pace: Pace,
     stats: KernelStats,
 }
 
@@ -301,6 +312,7 @@ impl KernelNet {
             earliest: Time::MAX,
             ready: VecDeque::with_capacity(config.connections),
             turn_left: None,
+            pace: Pace::default(),
             stats: KernelStats::default(),
             config,
         })
@@ -379,13 +391,15 @@ impl KernelNet {
 
     /// Sleeps until a socket has something to do, a session's deadline has come, a [`Waker`] was used,
     /// a signal came, or it is `until`; and begins a new turn. Does not sleep while there is work.
-    /// Deadlines are met to the millisecond, never early.
+    /// Deadlines are met to the millisecond, never early. With many answers outstanding it may first rest, for
+    /// [`KernelConfig::moderate`] at most, whatever happens meanwhile.
     ///
     /// # Errors
     /// When the system refuses to wait, which means that descriptors were closed behind the loop's back.
     pub fn wait(&mut self, now: Time, until: Option<Time>) -> Result<Woken, KernelError> {
         let until = until.unwrap_or(Time::MAX).min(self.poll_deadline().unwrap_or(Time::MAX));
-        let sleep = until.since(now).min(SLEEP_MAX).as_nanos();
+        let rested = self.rest(now, until);
+        let sleep = until.since(now + rested).min(SLEEP_MAX).as_nanos();
         let timeout = Timespec {
             tv_sec: (sleep / 1_000_000_000) as i64,
             tv_nsec: (sleep % 1_000_000_000) as i64,
@@ -424,6 +438,20 @@ impl KernelNet {
         }
         self.stats.events += woken.events as u64;
         Ok(woken)
+    }
+
+    /// Rests for a moment, so that the wait that follows finds several answers.
+    fn rest(&mut self, now: Time, until: Time) -> Span {
+        if self.config.moderate == Span::ZERO || until <= now {
+            return Span::ZERO;
+        }
+        let Some(rest) = self.pace.rest(now, self.config.moderate) else { return Span::ZERO };
+        let rest = rest.min(until.since(now));
+        let time = Timespec { tv_sec: 0, tv_nsec: rest.as_nanos() as _ };
+        self.stats.rests += 1;
+        // A signal ends it early, which does no harm.
+        let _ = nanosleep(&time);
+        rest
     }
 
     /// The next connection to be driven in this turn, which the caller then must do; `None` when the

@@ -62,6 +62,8 @@ pub struct KernelStats {
     pub conns: ConnStats,
     /// Calls of `epoll_wait`.
     pub wait_calls: u64,
+    /// Rests before one, so that it found several answers.
+    pub rests: u64,
     /// Events it gave.
     pub events: u64,
     /// Wake-ups from other threads that were seen. Several between two waits are one.
@@ -73,6 +75,6 @@ pub struct KernelStats {
 impl KernelStats {
     /// System calls that move bytes or wait. Opening and closing are not counted.
     pub fn calls(&self) -> u64 {
-        self.wait_calls + self.conns.send_calls + self.conns.recv_calls
+        self.wait_calls + self.rests + self.conns.send_calls + self.conns.recv_calls
     }
 }

@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 
-use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
+use netswap_net::{Action, Answers, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::Time;
 use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_swap::{BackendState, StoreError};
@@ -203,6 +203,11 @@ impl<P: MapPageMut, M: Mapper> Session for NfsBackend<P, M> {
         if self.wants_connection() {
             self.arm(retry_at);
         }
+    }
+
+    fn answers(&self) -> Answers {
+        let outstanding = if self.link.is_open() { self.wire as u32 } else { 0 };
+        Answers { outstanding, come: self.stats.replies }
     }
 
     fn recv_buffer(&mut self) -> &mut [u8] {
