@@ -5,6 +5,7 @@
 //! used under a counting allocator.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod host;
 pub mod kernel;
 
 use std::collections::VecDeque;
