@@ -18,6 +18,7 @@ pub(crate) struct Pump {
 impl Pump {
     /// Asks for what the kernel offers, then makes the loop. To be called on the thread that turns it.
     pub(crate) fn new(addrs: HostAddrs, protect: &ProtectConfig) -> Result<Pump, KernelError> {
+        netswap_reserve::prepare_thread();
         let protection = PathProtection::ask(protect);
         let mut net = KernelNet::new(KernelConfig::new(1))?;
         let socket =

@@ -134,6 +134,7 @@ impl Pipe {
 
 impl<C: Session + std::fmt::Debug> World<C> {
     pub fn joined(client: C, server: NfsServer<MemDisk>, seed: u64) -> World<C> {
+        netswap_reserve::prepare_thread();
         World {
             client,
             server,
