@@ -1,6 +1,7 @@
 //! Goal: a server that is gone for good has the outcome that its area's policy names: with retry everything waits, and
 //! is right when there is a server again after all; with fail over page-outs go on in a second area; whoever touches
-//! what only the dead server has gets a typed error within a deadline.
+//! what only the dead server has gets a typed error within a deadline. A file that was removed, or replaced, while the
+//! server was down ends its area as a whole.
 //! Method: the pager over nfs-ganesha, killed with pages in its area, more pages than memory.
 
 mod common;
@@ -14,7 +15,9 @@ use common::skip::or_skip;
 use netswap::real::area::read_header_page;
 use netswap::real::{OpenOptions, RealStore, StoreUrl, TransferError, fit_to_write};
 use netswap::reserve::Span;
-use netswap::swap::{AreaId, AreaOptions, AreaState, FailurePolicy, PageError, StoreError};
+use netswap::swap::{
+    AreaId, AreaOptions, AreaState, BackendState, FailurePolicy, Gone, PageError, StoreError,
+};
 
 const FRAMES: u32 = 160;
 const PAGES: u32 = 400;
@@ -46,20 +49,22 @@ fn read(world: &mut RealPager, pages: Range<u32>) {
 
 /// Touches pages of an area whose server is gone until 8 touches have failed, each as it must and within a
 /// deadline; the longest of them.
-fn must_fail(world: &mut RealPager, area: AreaId) -> Duration {
+fn must_fail(world: &mut RealPager, area: AreaId, why: StoreError) -> Duration {
     let (mut failed, mut longest) = (0, Duration::ZERO);
     for page in 0..PAGES {
         let begun = Instant::now();
         match world.read(page) {
             Ok(()) => continue,
             Err(PageError::Store { place, error }) => {
-                assert_eq!((place.area, error), (area, StoreError::TimedOut));
+                assert_eq!((place.area, error), (area, why));
             }
             Err(PageError::Poisoned { place, cause }) => {
-                assert_eq!((place.area, cause), (area, Some(StoreError::TimedOut)));
+                assert_eq!((place.area, cause), (area, Some(why)));
             }
             // It has failed, and there is no other to make room in.
-            Err(PageError::OutOfSwap { .. }) if world.info(area).state == AreaState::Failed => {}
+            Err(PageError::AreaFailed { area: failed, error, .. }) => {
+                assert_eq!((failed, error), (area, why));
+            }
             Err(other) => panic!("{other}"),
         }
         longest = longest.max(begun.elapsed());
@@ -130,7 +135,7 @@ fn with_fail_over_pages_go_to_the_second_area() {
     read(&mut world, fresh);
     let given_up = given_up.expect("the area failed");
     assert!(world.info(good).used > 0 && world.pager.stats().failed_over > 0);
-    let longest = must_fail(&mut world, bad);
+    let longest = must_fail(&mut world, bad, StoreError::TimedOut);
     eprintln!(
         "fail over: the area was given up {given_up:?} after the kill, {} pages went elsewhere; a touch of \
          one that did not ended after {longest:?}",
@@ -153,27 +158,56 @@ fn with_a_deadline_a_touch_ends_in_a_typed_error() {
         );
         write(&mut world, 0..PAGES);
         ganesha.kill();
-        let longest = must_fail(&mut world, id);
+        let longest = must_fail(&mut world, id, StoreError::TimedOut);
         eprintln!("{policy:?}: the longest touch ended after {longest:?}");
         ganesha.start_server().unwrap();
     }
 }
 
 #[test]
-fn a_file_that_is_gone_after_a_restart_is_a_typed_error() {
+fn a_file_that_is_gone_after_a_restart_ends_the_area() {
     let Some(mut ganesha) = or_skip(Ganesha::start("gone-file")) else { return };
-    let url: StoreUrl = area(&ganesha).parse().unwrap();
-    let mut store = RealStore::open(&url, &OpenOptions::default()).unwrap();
-    std::fs::remove_file(ganesha.export().join("area0")).unwrap();
-    ganesha.kill();
-    ganesha.start_server().unwrap();
-    for _ in 0..3 {
-        let begun = Instant::now();
-        let error = read_header_page(&mut store).unwrap_err();
-        let took = begun.elapsed();
-        eprintln!("file removed: {error} after {took:?}");
-        // NFS3ERR_STALE, RFC 1813 section 2.6.
-        assert_eq!(error, TransferError::Store(StoreError::Refused { code: 70 }));
-        assert!(took < Duration::from_secs(5));
+    for how in [Gone::Removed, Gone::Replaced] {
+        let url: StoreUrl = area(&ganesha).parse().unwrap();
+        let mut store = RealStore::open(&url, &OpenOptions::default()).unwrap();
+        let file = ganesha.export().join("area0");
+        match how {
+            Gone::Replaced => {
+                // The old one lives on, so the new one cannot have its inode.
+                std::fs::rename(&file, ganesha.export().join("old")).unwrap();
+                std::fs::write(&file, [0; 1 << 16]).unwrap();
+                std::fs::remove_file(ganesha.export().join("old")).unwrap();
+            }
+            _ => std::fs::remove_file(&file).unwrap(),
+        }
+        ganesha.kill();
+        ganesha.start_server().unwrap();
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let error = read_header_page(&mut store).unwrap_err();
+            let took = begun.elapsed();
+            eprintln!("file gone: {error} after {took:?}");
+            assert_eq!(error, TransferError::Store(StoreError::Gone { how }));
+            assert!(took < Duration::from_secs(20));
+        }
+        assert_eq!(store.state(), BackendState::Failed(StoreError::Gone { how }));
+        let _ = std::fs::remove_file(&file);
+    }
+}
+
+#[test]
+fn a_file_that_is_gone_under_the_pager_fails_the_area_whatever_its_policy() {
+    let Some(mut ganesha) = or_skip(Ganesha::start("gone-pager")) else { return };
+    for policy in [FailurePolicy::default(), FailurePolicy::Poison] {
+        let url = area(&ganesha);
+        let mut world = RealPager::new(FRAMES, 2 * PAGES);
+        let id = world.area(&url, options("area0", 0, policy));
+        write(&mut world, 0..PAGES);
+        std::fs::remove_file(ganesha.export().join("area0")).unwrap();
+        ganesha.kill();
+        ganesha.start_server().unwrap();
+        let longest = must_fail(&mut world, id, StoreError::Gone { how: Gone::Removed });
+        assert_eq!(world.info(id).state, AreaState::Failed);
+        eprintln!("file gone, {policy:?}: the longest touch ended after {longest:?}");
     }
 }

@@ -49,6 +49,7 @@ mod state;
 pub mod stats;
 mod stock;
 mod sync;
+mod thread;
 pub mod time;
 pub mod trace;
 pub mod wait;
@@ -70,6 +71,7 @@ pub use reserves::{ReserveError, ReserveId, ReserveInfo};
 pub use scope::{EmergencyScope, OpenScope, SavedScope};
 pub use slab::{SlabBox, SlabCache, SlabConfig, SlabError, SlabUsage};
 pub use stats::PoolStats;
+pub use thread::prepare_thread;
 pub use time::{Span, Time};
 pub use wait::{Deadline, WaitError};
 

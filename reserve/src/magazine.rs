@@ -89,6 +89,11 @@ thread_local! {
     static AT_EXIT: GiveUpAtExit = const { GiveUpAtExit };
 }
 
+/// See [`crate::prepare_thread`]. A thread that is ending has no need of it.
+pub(crate) fn prepare_thread() {
+    let _ = AT_EXIT.try_with(|_| ());
+}
+
 struct GiveUpAtExit;
 
 impl Drop for GiveUpAtExit {

@@ -123,6 +123,11 @@ thread_local! {
     static LISTED: Listed = const { Listed };
 }
 
+/// See [`crate::prepare_thread`]. A thread that is ending has no need of it.
+pub(crate) fn prepare_thread() {
+    let _ = LISTED.try_with(|_| ());
+}
+
 struct Listed;
 
 impl Drop for Listed {

@@ -48,7 +48,7 @@ use crate::reserves::ReserveId;
 
 pub(crate) use self::core::{Core, RawCache};
 pub(crate) use self::page::SlotLayout;
-pub(crate) use self::thread::take_back_all;
+pub(crate) use self::thread::{prepare_thread, take_back_all};
 
 /// How a cache is set up.
 #[derive(Clone, Copy, Debug)]

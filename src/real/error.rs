@@ -99,7 +99,7 @@ pub enum TransferError {
     /// The event loop does not turn any more.
     #[error(transparent)]
     Net(#[from] KernelError),
-    /// The store takes no requests: it has failed, or was shut down.
+    /// The store takes no requests: it was shut down, or as many are outstanding as it takes.
     #[error("the store takes no requests any more")]
     NotReady,
 }

@@ -24,6 +24,7 @@ pub(crate) struct Pump {
 impl Pump {
     /// Asks for what the kernel offers, then makes the loop. To be called on the thread that turns it.
     pub(crate) fn new(addrs: HostAddrs, protect: &ProtectConfig) -> Result<Pump, KernelError> {
+        netswap_reserve::prepare_thread();
         let protection = PathProtection::ask(protect);
         // Refused, rests are longer than they should be, and nothing else.
         let _ = rustix::thread::set_current_timer_slack(Some(TIMER_SLACK));

@@ -251,7 +251,11 @@ impl RealStore {
         match self.submit(request) {
             Ok(()) => {}
             Err(SubmitError::Full(request) | SubmitError::NotReady(request)) => {
-                return (request.pages, Err(TransferError::NotReady));
+                let error = match self.state() {
+                    BackendState::Failed(error) => error.into(),
+                    _ => TransferError::NotReady,
+                };
+                return (request.pages, Err(error));
             }
         }
         loop {

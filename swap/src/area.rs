@@ -3,15 +3,16 @@
 //! ```text
 //!   Starting --ready--> Checking --signature--> On --swapoff--> Leaving --empty--> Off
 //!      |  (read-only: straight to On)  |         ^------refused-----'
-//!      '--------> Refused <------------'         On --store failed (fail over)--> Failed
+//!      '--------> Refused <------------'         On --store failed--> Failed
 //! ```
-//! A failed area is read from, but takes no more pages; it can be taken out.
+//! A store fails too often, which is for the policy to say, or as a whole ([`crate::BackendState::Failed`]), which no policy
+//! outlasts. A failed area is read from, but takes no more pages; it can be taken out.
 
 use std::sync::Arc;
 
 use netswap_reserve::{Span, Time};
 
-use crate::backend::Slot;
+use crate::backend::{BackendState, Slot, SwapBackend};
 use crate::error::Place;
 use crate::page::{AreaId, NONE};
 use crate::slots::SlotTable;
@@ -22,7 +23,8 @@ pub const AREAS_MAX: usize = 32;
 /// What is done when the store does not do what it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// Ask again, for ever, waiting `first` at first, twice as long each time, `max` at most.
+    /// Ask again, for ever, waiting `first` at first, twice as long each time, `max` at most. (Unless the
+    /// store has failed as a whole: that is as if the last attempt of [`FailurePolicy::FailOver`] had failed.)
     Retry {
         /// Before the second attempt.
         first: Span,
@@ -152,6 +154,8 @@ pub(crate) struct Area<B> {
     pub(crate) writes_submitted: usize,
     /// Writes that failed since the last that did not.
     pub(crate) write_failures: u32,
+    /// Why it takes no more pages, if it has failed.
+    pub(crate) failed_by: Option<crate::backend::StoreError>,
     /// Why pages were last given up.
     pub(crate) poisoned_by: Option<crate::backend::StoreError>,
     /// The store had no space: no new pages before this.
@@ -181,6 +185,7 @@ impl<B> Area<B> {
             ios: 0,
             writes_submitted: 0,
             write_failures: 0,
+            failed_by: None,
             poisoned_by: None,
             full_until: Time::ZERO,
             quarantine_told: false,
@@ -211,7 +216,14 @@ impl<B> Area<B> {
     }
 
     /// The wait before attempt `attempts + 1`, or `None` if there is none.
-    pub(crate) fn backoff(&self, attempts: u32) -> Option<Span> {
+    pub(crate) fn backoff(&self, attempts: u32) -> Option<Span>
+    where
+        B: SwapBackend,
+    {
+        if matches!(self.backend.state(), BackendState::Failed(_)) {
+            // It does not come back by itself: to ask again is to wait for ever.
+            return None;
+        }
         match self.options.on_failure {
             FailurePolicy::Retry { first, max } => {
                 Some((first * (1 << attempts.saturating_sub(1).min(40))).min(max))

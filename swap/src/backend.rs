@@ -118,6 +118,33 @@ pub enum StoreError {
     /// An I/O error of the store below.
     #[error("I/O error of the store")]
     Io,
+    /// The server has the store no more. The backend fails with it as a whole: no other try can help.
+    #[error("the store is gone from its server: {how}")]
+    Gone {
+        /// How that showed.
+        how: Gone,
+    },
+}
+
+/// How it showed that a server has a store no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Nothing has its name.
+    Removed,
+    /// What has its name is something else.
+    Replaced,
+    /// The server does not know the handle that it has just given out for it, each time it is asked for one.
+    Stale,
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Gone::Removed => "it was removed",
+            Gone::Replaced => "something else has its name",
+            Gone::Stale => "each new handle of it is stale",
+        })
+    }
 }
 
 /// The end of a request.

@@ -40,10 +40,27 @@ pub enum PageError {
     /// The page is not part of a mapping.
     #[error("the page is not mapped")]
     NotMapped,
-    /// No frame can be freed, since every slot of every area is taken.
+    /// No frame can be freed, since every slot of every area is taken. None of them has failed.
     #[error("out of swap: no frame and no slot can be freed ({quarantined} slots are quarantined)")]
     OutOfSwap {
         /// Slots that are free of pages but must not be used again.
+        quarantined: u32,
+    },
+    /// No frame can be freed, since an area has failed and no other has room.
+    #[error(
+        "area {name} on {server} failed ({error}), and no other area has room: no frame can be freed \
+         ({quarantined} slots are quarantined)"
+    )]
+    AreaFailed {
+        /// The area; of several that have failed, one of the highest priority.
+        area: AreaId,
+        /// Its name.
+        name: Arc<str>,
+        /// Its server.
+        server: Arc<str>,
+        /// What the store said when it was given up.
+        error: StoreError,
+        /// Slots, of all areas, that are free of pages but must not be used again.
         quarantined: u32,
     },
     /// What the store gives is not what was written there, however often it is read.

@@ -35,8 +35,8 @@ pub mod stats;
 pub use area::{AREAS_MAX, AreaInfo, AreaOptions, AreaState, FailurePolicy};
 
 pub use backend::{
-    BackendLimits, BackendState, Completion, Op, Outstanding, PageVec, Phase, Request, RequestId,
-    Slot, StoreError, Stored, SubmitError, SwapBackend,
+    BackendLimits, BackendState, Completion, Gone, Op, Outstanding, PageVec, Phase, Request,
+    RequestId, Slot, StoreError, Stored, SubmitError, SwapBackend,
 };
 pub use disk::{Disk, MemDisk};
 pub use error::{AreaError, MapError, PageError, Place, SwapoffError};

@@ -144,6 +144,12 @@ impl MemBackend {
         &mut self.bytes[slot as usize * PAGE_SIZE..][..PAGE_SIZE]
     }
 
+    /// The store fails as a whole: what is outstanding ends with `error`, and nothing is taken any more.
+    pub fn fail(&mut self, error: StoreError) {
+        self.state = BackendState::Failed(error);
+        self.outstanding.iter_mut().for_each(|(.., ended)| *ended = Some(error));
+    }
+
     fn draw(&mut self, of_65536: u16) -> bool {
         of_65536 > 0 && (self.rng.next_u32() & 0xffff) < u32::from(of_65536)
     }

@@ -62,6 +62,97 @@ fn fail_over_moves_pages_to_another_area_and_tells_once() {
     world.finish();
 }
 
+const GONE: StoreError = StoreError::Gone { how: Gone::Removed };
+
+#[test]
+fn a_store_that_fails_as_a_whole_ends_every_wait_whatever_the_policy() {
+    for policy in [FailurePolicy::default(), fail_over(), FailurePolicy::Poison] {
+        let mut world = World::new(128, 1, 1000);
+        let latency = Span::from_millis(1);
+        let backend = MemBackend::formatted(600).with_latency(latency, latency);
+        let bad = world.area(backend, options("bad", 9, policy));
+        let good = world.area(MemBackend::formatted(900), AreaOptions::new("good"));
+        let range = world.map(400);
+        world.write_all(&range);
+        world.settle();
+        // Writes are with the store, and more wait for it.
+        let more = world.map(100);
+        for page in more.start.0..more.end.0 {
+            let stamp = world.fresh_stamp();
+            if world.touch(0, PageId(page), Some(stamp)) == Fault::Waits {
+                break;
+            }
+        }
+        assert!(world.pager.writeback_pages() > 0 && world.info(good).used == 0);
+        world.events.clear();
+        world.pager.backend_mut(bad).fail(GONE);
+        world.settle();
+        assert_eq!(world.events, [PagerEvent::AreaFailed { area: bad, error: GONE }]);
+        assert_eq!(world.info(bad).state, AreaState::Failed);
+        assert_eq!(world.pager.writeback_pages(), 0);
+        assert_eq!(world.pager.stats().poisoned_pages > 0, policy == FailurePolicy::Poison);
+        // Each page is there as it was, or has its error, at once; then it can be touched no more.
+        let (mut lost, begun) = (0, world.now);
+        for page in range.start.0..more.end.0 {
+            match world.touch_and_wait(PageId(page), None) {
+                Ok(()) => {}
+                Err(PageError::Store { place, error }) => {
+                    assert_eq!((place.area, error), (bad, GONE));
+                    lost += 1;
+                }
+                Err(PageError::Poisoned { place, cause }) => {
+                    assert_eq!(
+                        (place.area, cause, policy),
+                        (bad, Some(GONE), FailurePolicy::Poison)
+                    );
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        assert!(lost > 200, "{lost}");
+        assert_eq!(world.now, begun, "nobody waited");
+        // Memory goes round by way of the other area.
+        let fresh = world.map(300);
+        world.write_all(&fresh);
+        world.read_all(&fresh);
+        assert!(world.info(good).used > 100);
+        world.unmap(range);
+        world.unmap(more);
+        world.finish();
+    }
+}
+
+#[test]
+fn an_area_that_failed_and_left_no_room_is_named_by_the_error_of_who_waits() {
+    for others in [0, 1] {
+        let mut world = World::new(128, 1, 1000);
+        let bad = world.area(MemBackend::formatted(600), options("bad", 9, fail_over()));
+        for _ in 0..others {
+            // It has room for a few pages, and then it is full.
+            world.area(MemBackend::formatted(21), AreaOptions::new("small"));
+        }
+        world.pager.backend_mut(bad).fail_next(Op::Write, StoreError::Io, u32::MAX);
+        let range = world.map(400);
+        let error = (range.start.0..range.end.0).find_map(|page| {
+            let stamp = world.fresh_stamp();
+            world.touch_and_wait(PageId(page), Some(stamp)).err()
+        });
+        let error = error.expect("memory has an end");
+        assert!(
+            matches!(&error, PageError::AreaFailed { area, error: StoreError::Io, .. } if *area == bad),
+            "{error:?}"
+        );
+        assert_eq!(
+            error.to_string(),
+            "area bad on mem:// failed (I/O error of the store), and no other area has room: no frame can be \
+             freed (0 slots are quarantined)"
+        );
+        // What is in memory stays there, and gives room to others when it is not needed any more.
+        world.unmap(range);
+        world.finish();
+    }
+}
+
 #[test]
 fn a_read_under_fail_over_ends_in_an_error_and_works_again_when_the_store_does() {
     let mut world = World::new(128, 1, 1000);

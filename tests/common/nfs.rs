@@ -34,11 +34,18 @@ pub(crate) fn area(slots: u32) -> MemDisk {
 impl Served {
     /// Serves `files` in the export `/swap`, and has disks of no bytes for some that clients create.
     pub(crate) fn new(files: Vec<(&'static str, MemDisk)>) -> Served {
+        Served::with_config(NfsServerConfig::default(), files)
+    }
+
+    /// As [`Served::new`], by a server that is configured in another way.
+    pub(crate) fn with_config(
+        config: NfsServerConfig,
+        files: Vec<(&'static str, MemDisk)>,
+    ) -> Served {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (told, addr) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let config =
-                NfsServerConfig { max_connections: CONNECTIONS, ..NfsServerConfig::default() };
+            let config = NfsServerConfig { max_connections: CONNECTIONS, ..config };
             let pool = PagePool::new(PoolConfig::new(config.frames() + 256));
             let mut server = NfsServer::new(config, &pool).unwrap();
             files.into_iter().for_each(|(name, disk)| server.add_file(name, disk));

@@ -51,6 +51,8 @@ struct Shared {
     log: Arc<RecordLog>,
     cuts: Mutex<Cuts>,
     closing: AtomicBool,
+    /// Grows when all connections are to be cut.
+    wave: AtomicU32,
     made: AtomicU32,
     in_a_record: AtomicU32,
 }
@@ -70,6 +72,7 @@ impl Proxy {
             log: log.clone(),
             cuts: Mutex::new(cuts),
             closing: AtomicBool::new(false),
+            wave: AtomicU32::new(0),
             made: AtomicU32::new(0),
             in_a_record: AtomicU32::new(0),
         });
@@ -92,6 +95,11 @@ impl Proxy {
         self.port
     }
 
+    /// Cuts all connections there are, wherever they are in their records.
+    pub(crate) fn cut_all(&self) {
+        self.shared.wave.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Cuts made, and how many of them were inside of a record.
     pub(crate) fn cuts(&self) -> (u32, u32) {
         let read = |count: &AtomicU32| count.load(Ordering::Acquire);
@@ -110,6 +118,7 @@ impl Drop for Proxy {
 
 impl Shared {
     fn serve(&self, client: TcpStream) {
+        let wave = self.wave.load(Ordering::Acquire);
         // Closed, a socket answers by a reset.
         set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
         let Ok(server) = TcpStream::connect(self.target) else { return };
@@ -125,9 +134,16 @@ impl Shared {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                self.pass(&client, &server, conn, Way::ToServer, limit(Way::ToServer), &over);
+                self.pass(
+                    &client,
+                    &server,
+                    conn,
+                    Way::ToServer,
+                    limit(Way::ToServer),
+                    (&over, wave),
+                );
             });
-            self.pass(&server, &client, conn, Way::ToClient, limit(Way::ToClient), &over);
+            self.pass(&server, &client, conn, Way::ToClient, limit(Way::ToClient), (&over, wave));
         });
         self.log.end(conn);
     }
@@ -140,11 +156,14 @@ impl Shared {
         conn: usize,
         way: Way,
         limit: Option<u64>,
-        over: &AtomicBool,
+        (over, wave): (&AtomicBool, u32),
     ) {
         let mut buf = vec![0; 64 << 10];
         let mut left = limit.unwrap_or(u64::MAX);
-        let is_over = || over.load(Ordering::Acquire) || self.closing.load(Ordering::Acquire);
+        let is_over = || {
+            let is_cut = self.wave.load(Ordering::Acquire) != wave;
+            is_cut || over.load(Ordering::Acquire) || self.closing.load(Ordering::Acquire)
+        };
         let waits = |error: &std::io::Error| {
             matches!(
                 error.kind(),

@@ -6,10 +6,10 @@
 use netswap_net::Action;
 use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Span, Time};
-use netswap_swap::{BackendState, StoreError, Stored, backend::BATCH_PAGES_MAX};
+use netswap_swap::{BackendState, Gone, StoreError, Stored, backend::BATCH_PAGES_MAX};
 
 use super::merge::MERGED_PAGES_MAX;
-use super::{Call, CallState, GARBAGE_MAX, HEAD_BYTES, NfsBackend, Verb, total_bytes};
+use super::{Call, CallState, GARBAGE_MAX, HEAD_BYTES, NfsBackend, STALE_MAX, Verb, total_bytes};
 use crate::link::Target;
 use crate::message::{CONTROL_HEAD_BYTES, encode_message};
 use crate::proto::{self, Nfsstat3, ReadOk, StableHow, WriteOk, procs};
@@ -231,6 +231,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// A READ's data has come, in place.
     pub(super) fn handle_read(&mut self, now: Time, i: usize, read: ReadOk) {
         self.good_reply(i);
+        self.stale_streak = 0;
         let Call { from, want, .. } = self.calls[i];
         let stops = read.count == 0 || read.eof;
         self.stats.short_reads += u64::from(!stops && (read.count as usize) < want);
@@ -270,6 +271,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             return Err("a WRITE less stable than was asked for");
         }
         self.good_reply(i);
+        self.stale_streak = 0;
         self.see_verifier(now, write.verifier);
         self.stats.short_writes += u64::from((write.count as usize) < want);
         let end = self.calls[i].from + u64::from(write.count);
@@ -336,6 +338,14 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn failed(&mut self, now: Time, i: usize, status: Nfsstat3) {
         self.stats.jukebox += u64::from(status == Nfsstat3::Jukebox);
         match status {
+            // The handle is of the last remount, and none since the first was good for anything.
+            Nfsstat3::Stale
+                if !self.remount
+                    && self.stale_streak >= STALE_MAX
+                    && self.calls[i].handle_generation == self.handle_generation =>
+            {
+                self.lose(now, Gone::Stale);
+            }
             Nfsstat3::Jukebox | Nfsstat3::Stale => {
                 self.take_apart(i, |this, i| this.failed_for_now(now, i, status));
             }
@@ -349,8 +359,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             Nfsstat3::Stale if self.calls[i].handle_generation != self.handle_generation => {
                 self.reissue(now, i);
             }
-            Nfsstat3::Stale if !self.calls[i].renewed => {
-                self.calls[i].renewed = true;
+            Nfsstat3::Stale if self.calls[i].renewals < STALE_MAX => {
+                self.calls[i].renewals += 1;
                 self.calls[i].state = CallState::Stale;
                 self.release(i);
                 self.start_remount(now);

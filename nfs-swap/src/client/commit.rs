@@ -157,7 +157,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         call.done = 0;
         call.unstable = None;
         call.covered = false;
-        call.renewed = false;
+        call.renewals = 0;
         self.issue(now, i);
     }
 
@@ -297,6 +297,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 return Ok(());
             }
         };
+        self.stale_streak = 0;
         self.stats.commits += 1;
         self.end_commit(row);
         // What has another verifier is written again here, and not covered any more.

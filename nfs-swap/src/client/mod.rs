@@ -4,7 +4,7 @@
 //!   [portmap: GETPORT...] -> [MOUNT: MNT] -> NULL -> [MNT] -> LOOKUP... -> [CREATE -> SETATTR] -> FSINFO
 //!           -> GETATTR -> COMMIT -> Ready
 //!                                    |  ^
-//!              NFS3ERR_STALE: MNT -> LOOKUP... -> GETATTR
+//!              NFS3ERR_STALE: MNT -> LOOKUP... -> GETATTR ---another file, or none---> Failed
 //! ```
 //! - `requests`: where requests come in and go out;
 //! - `calls`: a request as a series of calls, one outstanding at a time, until it is done;
@@ -71,6 +71,9 @@ const HEAD_BYTES: usize = 408;
 /// Garbage replies in a row after which a request fails. Picked by eye: one can be bad luck, a
 /// server that is broken shows it at once.
 const GARBAGE_MAX: u8 = 4;
+/// New handles in a row that turn out to be stale, after which the file is gone. Picked by eye: with the waits in
+/// between it is three seconds, in which a server that is starting has its exports together.
+const STALE_MAX: u8 = 6;
 
 /// Where a call is.
 ///
@@ -161,8 +164,8 @@ struct Call<P> {
     sent_over: u32,
     /// The last connection over which a copy was sent that has no answer and is not waited for; 0 is none.
     loose: u32,
-    /// A new handle was already fetched for this request.
-    renewed: bool,
+    /// How often a new handle was fetched for this request.
+    renewals: u8,
     /// The handle the current call carries.
     handle_generation: u32,
     /// Part of it was answered as UNSTABLE, with this verifier.
@@ -204,7 +207,7 @@ impl<P> Call<P> {
             garbage: 0,
             sent_over: 0,
             loose: 0,
-            renewed: false,
+            renewals: 0,
             handle_generation: 0,
             unstable: None,
             covered: false,
@@ -306,6 +309,8 @@ pub struct NfsBackend<P = Frame, M = Direct> {
 
     step: Step,
     remount: bool,
+    /// New handles that were fetched since a READ, WRITE or COMMIT was done with one.
+    stale_streak: u8,
     sized: bool,
     /// Export and path as one, the ranges of their names, how many of these are mounted, and which is looked
     /// up.
@@ -437,6 +442,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             map_retry_at: Time::MAX,
             step,
             remount: false,
+            stale_streak: 0,
             sized: false,
             names: names.into(),
             components,

@@ -1,6 +1,13 @@
 //! The control calls: from nothing to the handle, the size and the limits of the swap file; and to a
 //! new handle when the old one is stale.
 //!
+//! # A file that is gone
+//! The server has it no more if a LOOKUP after a stale handle finds nothing, or a file of another `fileid` (RFC 1813
+//! section 2.6: it is what tells files of a file system apart; Linux's client goes by it as well), or if handles
+//! are stale as often as they are fetched. Then the backend fails as a whole: nothing of what was stored
+//! there can be read, and what has its name now is somebody else's. Anything else that a remount meets, an export that
+//! is refused for one, may pass, and is told to who waited only.
+//!
 //! One control call is outstanding at a time. Like any other it is repeated, with its xid, when the
 //! connection is lost; so a CREATE may be executed twice, which is why it is an UNCHECKED one.
 
@@ -9,15 +16,15 @@ use std::ops::Range;
 use netswap_net::Action;
 use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
-use netswap_swap::{BackendState, StoreError};
+use netswap_swap::{BackendState, Gone, StoreError};
 
 use super::calls::{Garbage, garbage, store_error};
-use super::{CallState, NfsBackend, NfsConfig};
+use super::{CallState, NfsBackend, NfsConfig, STALE_MAX};
 use crate::link::Target;
 use crate::message::encode_message;
 use crate::mount;
 use crate::proto::{
-    self, CreateOk, FileHandle, FsInfoOk, LookupOk, NF3REG, Nfsstat3, Sattr3, procs,
+    self, CreateOk, Fattr3, FileHandle, FsInfoOk, LookupOk, NF3REG, Nfsstat3, Sattr3, procs,
 };
 use crate::rpc::{self, AcceptStat, ReplyStat};
 use crate::xdr::{Decoder, Encoder, Full};
@@ -39,6 +46,8 @@ pub(super) enum Step {
     Commit,
     /// A COMMIT for its verifier alone: whether the server restarted.
     Verify,
+    /// The handle that was fetched last is stale, too: waits before the next is fetched.
+    Rest,
     /// Nothing to do.
     Idle,
 }
@@ -95,6 +104,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             Step::FsInfo => (proto::PROGRAM, proto::VERSION, procs::FSINFO),
             Step::GetAttr => (proto::PROGRAM, proto::VERSION, procs::GETATTR),
             Step::Commit | Step::Verify => (proto::PROGRAM, proto::VERSION, procs::COMMIT),
+            Step::Rest => return self.begin_remount(now),
             Step::Idle => return,
         };
         let head = self.head_range(i);
@@ -110,7 +120,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let head_len = encode_message(&mut self.heads[head], 0, |out| {
             rpc::encode_call(out, xid, procedure, auth)?;
             match step {
-                Step::Null | Step::Idle => Ok(()),
+                Step::Null | Step::Rest | Step::Idle => Ok(()),
                 Step::NfsPort => encode_get_port(out, proto::PROGRAM, proto::VERSION),
                 Step::MountPort => encode_get_port(out, mount::PROGRAM, mount::VERSION),
                 Step::Mnt => out.opaque(export),
@@ -170,7 +180,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let dec = &mut dec;
         // Everything is decoded to its end before anything changes.
         let status = match self.step {
-            Step::Idle => return Err("a reply to no call"),
+            Step::Idle | Step::Rest => return Err("a reply to no call"),
             Step::NfsPort | Step::MountPort => {
                 let port = dec.u32().map_err(garbage)?;
                 dec.end().map_err(garbage)?;
@@ -279,6 +289,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 dec.end().map_err(garbage)?;
                 self.control_done();
                 match attrs {
+                    Ok(attrs) if self.remount && !self.is_same_file(&attrs) => {
+                        self.lose(now, Gone::Replaced);
+                        Ok(())
+                    }
                     Ok(attrs) if attrs.ftype != NF3REG => Err(Nfsstat3::Inval),
                     Ok(attrs) => {
                         self.file_attrs = Some(attrs);
@@ -317,9 +331,29 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 self.stats.jukebox += 1;
                 self.back_off(now, i);
             }
+            Err(Nfsstat3::NoEnt) if self.remount && self.step == Step::Lookup => {
+                self.lose(now, Gone::Removed);
+            }
+            Err(Nfsstat3::Stale) if self.remount && self.stale_streak < STALE_MAX => {
+                self.begin_remount(now);
+            }
+            Err(Nfsstat3::Stale) if self.remount => self.lose(now, Gone::Stale),
             Err(status) => self.control_failed(now, store_error(status)),
         }
         Ok(())
+    }
+
+    /// Whether a file that was looked up again is the one that was found first.
+    fn is_same_file(&self, attrs: &Fattr3) -> bool {
+        let fileid = self.file_attrs.map(|first| first.fileid);
+        attrs.ftype == NF3REG && fileid.is_none_or(|fileid| fileid == attrs.fileid)
+    }
+
+    /// The server has the file no more: everything ends.
+    pub(super) fn lose(&mut self, now: Time, how: Gone) {
+        let error = StoreError::Gone { how };
+        tracing::error!(server = %self.config.label, %error);
+        self.end(now, BackendState::Failed(error), error);
     }
 
     /// The verifier was looked at, or cannot be had. Whoever met a stale handle meanwhile has waited.
@@ -412,8 +446,18 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
     }
 
+    /// Fetches a new handle; after a while, if the last one was good for nothing.
     fn begin_remount(&mut self, now: Time) {
         self.remount = true;
+        if self.stale_streak > 0 && self.step != Step::Rest {
+            let i = self.control();
+            let until = now + self.config.jukebox_delay * (1 << (self.stale_streak - 1).min(4));
+            self.step = Step::Rest;
+            self.calls[i].state = CallState::Backoff { until };
+            self.arm(until);
+            return;
+        }
+        self.stale_streak += 1;
         self.stats.remounts += 1;
         self.root = FileHandle::EMPTY;
         if self.config.mount.is_some() {
@@ -444,6 +488,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.release(i);
             self.calls[i].state = CallState::Free;
             self.remount = false;
+            self.stale_streak = 0;
             self.step = Step::Idle;
             for i in 0..self.calls.len() {
                 if self.calls[i].state == CallState::Stale {

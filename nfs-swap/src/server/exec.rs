@@ -263,8 +263,10 @@ impl<D: Disk> NfsServer<D> {
         }
         match place {
             ROOT => Ok(Object::Root),
-            place if place as usize <= self.files.len() => Ok(Object::File(place as usize - 1)),
-            _ => Err(Nfsstat3::Stale),
+            place => match self.files.get(place as usize - 1) {
+                Some(file) if !file.is_removed => Ok(Object::File(place as usize - 1)),
+                _ => Err(Nfsstat3::Stale),
+            },
         }
     }
 
@@ -329,7 +331,7 @@ impl<D: Disk> NfsServer<D> {
     }
 
     fn find(&self, name: &[u8]) -> Option<usize> {
-        self.files.iter().position(|file| file.name.as_slice() == name)
+        self.files.iter().position(|file| !file.is_removed && file.name.as_slice() == name)
     }
 
     fn lookup(&self, dir: &FileHandle, name: &Name) -> Result<LookupOk, Nfsstat3> {
@@ -376,7 +378,7 @@ impl<D: Disk> NfsServer<D> {
                 let fits = |spare: &(Option<Name>, D)| spare.0.as_ref().is_none_or(|of| of == name);
                 let spare = self.spares.iter().rposition(fits).ok_or(Nfsstat3::NoSpc)?;
                 let (_, disk) = self.spares.remove(spare);
-                self.files.push(File { name: name.clone(), disk });
+                self.files.push(File { name: name.clone(), disk, is_removed: false });
                 self.files.len() - 1
             }
         };

@@ -163,6 +163,8 @@ pub struct ServerStats {
 struct File<D> {
     name: Name,
     disk: D,
+    /// It keeps its place, as places are what handles and cookies are made of; nothing finds it there.
+    is_removed: bool,
 }
 
 /// An UNSTABLE write that is not committed: what it has overwritten.
@@ -310,7 +312,15 @@ impl<D: Disk> NfsServer<D> {
     /// If the name is longer than 255 bytes.
     pub fn add_file(&mut self, name: &str, disk: D) {
         let name = Name::try_from(name.as_bytes()).expect("a name of at most 255 bytes");
-        self.files.push(File { name, disk });
+        self.files.push(File { name, disk, is_removed: false });
+    }
+
+    /// Removes the file `name`, as somebody at the server does: its handles are stale, and another of that
+    /// name may be added. False if there is none.
+    pub fn remove_file(&mut self, name: &str) -> bool {
+        let found =
+            self.files.iter_mut().find(|f| !f.is_removed && f.name.as_slice() == name.as_bytes());
+        found.map(|file| file.is_removed = true).is_some()
     }
 
     /// Keeps `disk` for a file that a client will create.
@@ -330,7 +340,8 @@ impl<D: Disk> NfsServer<D> {
     /// The disk of a file, or one that is kept for it.
     pub fn disk_mut(&mut self, name: &str) -> Option<&mut D> {
         let name = name.as_bytes();
-        let files = self.files.iter_mut().map(|file| (Some(&file.name), &mut file.disk));
+        let files = self.files.iter_mut().filter(|file| !file.is_removed);
+        let files = files.map(|file| (Some(&file.name), &mut file.disk));
         let spares = self.spares.iter_mut().map(|(name, disk)| (name.as_ref(), disk));
         files.chain(spares).find(|(of, _)| of.is_some_and(|of| of == name)).map(|(_, disk)| disk)
     }

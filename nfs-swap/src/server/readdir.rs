@@ -23,12 +23,17 @@ const END_BYTES: usize = 8;
 const PLUS_BYTES: usize = 4 + FATTR_BYTES + 4 + 4 + HANDLE_MAGIC.len() + 8;
 
 impl<D: Disk> NfsServer<D> {
-    fn entry(&self, i: usize) -> Option<(Name, Object)> {
+    /// The first entry at place `i` or behind it, with its place: a file that was removed has left a gap.
+    fn entry(&self, i: usize) -> Option<(usize, Name, Object)> {
         let named = |name: &[u8]| name.iter().copied().collect();
         Some(match i {
-            0 => (named(b"."), Object::Root),
-            1 => (named(b".."), Object::Root),
-            i => (self.files.get(i - 2)?.name.clone(), Object::File(i - 2)),
+            0 => (0, named(b"."), Object::Root),
+            1 => (1, named(b".."), Object::Root),
+            i => {
+                let mut files = self.files.iter().enumerate().skip(i - 2);
+                let (at, file) = files.find(|(_, file)| !file.is_removed)?;
+                (at + 2, file.name.clone(), Object::File(at))
+            }
         })
     }
 
@@ -44,7 +49,7 @@ impl<D: Disk> NfsServer<D> {
         }
         let cookieverf = self.cookie_generation.to_be_bytes();
         let first = usize::try_from(args.cookie).map_err(|_| Nfsstat3::BadCookie)?;
-        if first > 0 && (args.cookieverf != cookieverf || self.entry(first - 1).is_none()) {
+        if first > 0 && (args.cookieverf != cookieverf || first > self.files.len() + 2) {
             return Err(Nfsstat3::BadCookie);
         }
         self.stats.lists += 1;
@@ -55,7 +60,7 @@ impl<D: Disk> NfsServer<D> {
         // A record buffer has room for a READ of `rtmax` bytes.
         let end = BEFORE_COUNT + args.max_count.min(self.config.rtmax) as usize;
         let (mut i, mut names) = (first, 0);
-        while let Some((name, object)) = self.entry(i) {
+        while let Some((place, name, object)) = self.entry(i) {
             // fileid, name and cookie: what `dir_count` counts.
             let name_bytes = 8 + 4 + name.len() + padding(name.len()) + 8;
             let plus = procedure == DirProc::ReadDirPlus;
@@ -67,10 +72,10 @@ impl<D: Disk> NfsServer<D> {
             names += name_bytes;
             let attrs = self.attrs(object);
             let handle = Some(self.object_handle(object));
-            let (fileid, cookie) = (attrs.fileid, i as u64 + 1);
+            let (fileid, cookie) = (attrs.fileid, place as u64 + 1);
             let entry = DirEntry { fileid, name: &name, cookie, attrs: Some(attrs), handle };
             at += self.append(buffer.clone(), at, DirRecord::Entry(entry), procedure)?;
-            i += 1;
+            i = place + 1;
         }
         let eof = self.entry(i).is_none();
         if i == first && !eof || at + END_BYTES > end {

@@ -89,10 +89,17 @@ pub struct Real {
     pub watched: Watched,
     pub server: NfsServer<MemDisk>,
     pub pool: PagePool,
+    /// Requests that ended with a copy that may be carried out late.
+    pub loose: u64,
 }
 
 impl Real {
     pub fn new(socket: SocketOptions) -> Real {
+        Real::with(socket, |_| ())
+    }
+
+    /// With a client that is configured in another way.
+    pub fn with(socket: SocketOptions, change: impl FnOnce(&mut NfsConfig)) -> Real {
         let mut server =
             server(NfsServerConfig { max_connections: SERVED, ..NfsServerConfig::default() });
         server.add_file("area0", MemDisk::new(u64::from(SLOTS) * PAGE_SIZE as u64));
@@ -105,6 +112,7 @@ impl Real {
         let conn = net.add_conn(ConnConfig { socket, ..ConnConfig::default() }).unwrap();
         let mut config = NfsConfig::new(net.listener_addr(listener), "/swap", "area0");
         config.reconnect_min = Span::from_millis(1);
+        change(&mut config);
         let pool = PagePool::new(PoolConfig::new(512));
         let all: Vec<Frame> = std::iter::from_fn(|| pool.alloc(Gfp::KERNEL).ok()).collect();
         let at = |frame: &Frame| frame.bytes().as_ptr() as usize;
@@ -125,6 +133,7 @@ impl Real {
             },
             server,
             pool,
+            loose: 0,
         }
     }
 
@@ -174,6 +183,7 @@ impl Real {
             self.turn();
             while let Some(end) = self.watched.client.poll_completion(self.clock.now()) {
                 ended += 1;
+                self.loose += u64::from(end.is_loose);
                 self.check(op, version, &end);
                 each(self, ended);
             }

@@ -5,6 +5,7 @@
 //! used under a counting allocator.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod host;
 pub mod kernel;
 
 use std::collections::VecDeque;
@@ -133,6 +134,7 @@ impl Pipe {
 
 impl<C: Session + std::fmt::Debug> World<C> {
     pub fn joined(client: C, server: NfsServer<MemDisk>, seed: u64) -> World<C> {
+        netswap_reserve::prepare_thread();
         World {
             client,
             server,

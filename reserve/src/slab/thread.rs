@@ -100,6 +100,11 @@ thread_local! {
     static AT_EXIT: LeaveAtExit = const { LeaveAtExit };
 }
 
+/// See [`crate::prepare_thread`]. A thread that is ending has no need of it.
+pub(crate) fn prepare_thread() {
+    let _ = AT_EXIT.try_with(|_| ());
+}
+
 struct LeaveAtExit;
 
 impl Drop for LeaveAtExit {

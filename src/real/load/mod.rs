@@ -174,7 +174,7 @@ pub enum LoadError {
     #[error(transparent)]
     Net(#[from] KernelError),
     /// The store takes nothing any more.
-    #[error("the store takes no requests any more: {0:?}")]
+    #[error("the store takes no requests any more: {}", why(.0))]
     Store(BackendState),
     /// No slot may be written any more.
     #[error(
@@ -185,6 +185,15 @@ pub enum LoadError {
         /// How many.
         slots: u32,
     },
+}
+
+fn why(state: &BackendState) -> &dyn fmt::Display {
+    match state {
+        BackendState::Failed(error) => error,
+        BackendState::Starting => &"it is not ready yet",
+        BackendState::Ready { .. } => &"as many are outstanding as it takes",
+        BackendState::Stopped => &"it was shut down",
+    }
 }
 
 /// What a load did.

@@ -93,8 +93,8 @@ impl<B: SwapBackend> Pager<B> {
         self.reclaim_may_work();
     }
 
-    /// Areas on their way to be on.
-    pub(super) fn poll_areas(&mut self, now: Time, _mmu: &mut impl Mmu) -> bool {
+    /// Areas on their way to be on, and those whose store has failed as a whole.
+    pub(super) fn poll_areas(&mut self, now: Time, mmu: &mut impl Mmu) -> bool {
         let mut moved = false;
         for at in 0..self.areas.len() {
             let id = AreaId(at as u8);
@@ -122,6 +122,11 @@ impl<B: SwapBackend> Pager<B> {
                 }
                 (AreaState::Starting | AreaState::Checking, BackendState::Stopped) => {
                     self.refuse(id, AreaError::Stopped);
+                }
+                (_, BackendState::Failed(error)) => {
+                    if !self.end_queued(now, mmu, id, error) {
+                        continue;
+                    }
                 }
                 _ => continue,
             }

@@ -161,6 +161,49 @@ impl<B: SwapBackend> Pager<B> {
         }
     }
 
+    /// The store of an area has failed as a whole, and will not come back: nothing more is asked of it. What
+    /// waits to be submitted ends as if it had been. False if there is nothing to end.
+    pub(super) fn end_queued(
+        &mut self,
+        now: Time,
+        mmu: &mut impl Mmu,
+        id: AreaId,
+        error: StoreError,
+    ) -> bool {
+        let mut moved = self.give_up_area(id, error);
+        for op in [Op::Read, Op::Write] {
+            loop {
+                let head = self.area(id).queues[queue_of(op)].head;
+                if head == NONE {
+                    break;
+                }
+                moved = true;
+                let io = head as u16;
+                self.unlink_after(io, NONE);
+                let pages = std::mem::take(&mut self.ios.get_mut(io).frames);
+                match op {
+                    _ if self.ios.get(io).header => self.finish_io(io),
+                    Op::Read => self.read_failed(now, mmu, io, pages, error),
+                    Op::Write => self.write_failed(now, mmu, io, pages, error),
+                }
+            }
+        }
+        moved
+    }
+
+    /// An area that is on takes no more pages; says so, once.
+    fn give_up_area(&mut self, id: AreaId, error: StoreError) -> bool {
+        let area = self.area_mut(id);
+        let was_on = area.state == AreaState::On;
+        if was_on {
+            area.state = AreaState::Failed;
+            area.failed_by = Some(error);
+            tracing::warn!(area = &*area.name, %error, "area failed");
+            self.events.push_back(PagerEvent::AreaFailed { area: id, error });
+        }
+        was_on
+    }
+
     pub(super) fn retry_deadline(&self) -> Option<Time> {
         if self.ios.delayed == 0 {
             return None;
@@ -424,11 +467,7 @@ impl<B: SwapBackend> Pager<B> {
             self.stats.failed_over += u64::from(self.ios.get(head as u16).count);
             self.take_back_write(now, mmu, head as u16);
         }
-        let area = self.area_mut(id);
-        if area.state == AreaState::On {
-            area.state = AreaState::Failed;
-            self.events.push_back(PagerEvent::AreaFailed { area: id, error });
-        }
+        self.give_up_area(id, error);
     }
 
     /// Gives up the pages of a failed write, and frees their frames.

@@ -104,7 +104,7 @@ pub enum PagerEvent {
         /// Why.
         error: AreaError,
     },
-    /// The area takes no more pages, since its store failed too often (fail over).
+    /// The area takes no more pages, since its store failed too often (fail over), or as a whole.
     AreaFailed {
         /// Which.
         area: AreaId,

@@ -313,7 +313,17 @@ impl<B: SwapBackend> Pager<B> {
         let Some(task) = self.pop_frame_waiter() else { return false };
         let quarantined = self.areas.iter().map(|area| area.slots.quarantined()).sum();
         self.stats.out_of_swap += 1;
-        self.fail_task(task, PageError::OutOfSwap { quarantined });
+        let error = self.failed_area(quarantined).unwrap_or(PageError::OutOfSwap { quarantined });
+        self.fail_task(task, error);
         true
+    }
+
+    /// The area whose failure has left too few slots.
+    fn failed_area(&self, quarantined: u32) -> Option<PageError> {
+        let failed = |id: &AreaId| self.area(*id).state == AreaState::Failed;
+        let id = self.by_priority.iter().copied().find(failed)?;
+        let area = self.area(id);
+        let (name, server) = (area.name.clone(), area.server.clone());
+        Some(PageError::AreaFailed { area: id, name, server, error: area.failed_by?, quarantined })
     }
 }
