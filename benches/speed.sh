@@ -1,0 +1,277 @@
+#!/usr/bin/env bash
+# The clients beside those of others: same machine, same server, same run, medians. Prints tables.
+#
+#   benches/speed.sh                    all sections, medians of five; about six minutes
+#   benches/speed.sh --reps 1 nfs       one section, one run of each
+#   benches/speed.sh --raw FILE         also every single run, one a line
+#
+# Sections:
+#   nfs      4KiB (with a stride of 17 pages) and 64KiB in order, depth 1, 16 and 64, on nfs-ganesha: `qemu-img bench`
+#            (libnfs) and `netswap io`
+#   merge    4KiB in order at depth 64 on nfs-ganesha, with and without merging
+#   own      the client's own limit: unmerged 4KiB on the embedded server, beside fio's nbd engine on nbdkit's memory plugin
+#
+# What qemu-img writes is UNSTABLE and never committed before the end; what netswap writes is FILE_SYNC, each page
+# safe when its operation ends. Client CPU is user and system time of the whole process, its start included. Server CPU is
+# that of all its threads during the run. Both run on all cores, with the files on tmpfs.
+#
+# Needs root (for network and mount namespaces, which end with the script) and, from Debian: nfs-ganesha nfs-ganesha-vfs
+# rpcbind qemu-utils qemu-block-extra nbdkit fio. Run it on a machine that does nothing else.
+
+set -euo pipefail
+
+SECTIONS=(nfs merge own)
+PATH=$PATH:/usr/sbin:/sbin
+
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 2
+}
+
+# --- A namespace of our own ---------------------------------------------------------------------
+# Port 111 and /run/rpcbind.sock are fixed places: nobody else's rpcbind is disturbed, nor disturbs.
+
+if [[ -z ${NETSWAP_SPEED_INSIDE:-} ]]; then
+    cd "$(dirname "${BASH_SOURCE[0]}")/.."
+    [[ " $* " == *" --help "* ]] && { sed -n '2,/^$/s/^# \{0,1\}//p' benches/speed.sh; exit; }
+    ((EUID == 0)) || die "namespaces need root"
+    for tool in ganesha.nfsd rpcbind qemu-img nbdkit fio unshare ip; do
+        command -v "$tool" >/dev/null || die "$tool is missing: apt-get install nfs-ganesha nfs-ganesha-vfs rpcbind \
+qemu-utils qemu-block-extra nbdkit fio"
+    done
+    cargo build --release --quiet
+    target=$(cargo metadata --no-deps --format-version 1 | grep -o '"target_directory":"[^"]*"' | cut -d '"' -f 4)
+    export NETSWAP_SPEED_INSIDE=$target/release/netswap
+    exec unshare --net --mount --propagation private "benches/speed.sh" "$@"
+fi
+
+NETSWAP=$NETSWAP_SPEED_INSIDE
+REPS=5
+RAW=
+CHOSEN=()
+while (($#)); do
+    case $1 in
+    --reps) REPS=$2 && shift ;;
+    --raw) RAW=$2 && shift ;;
+    *) [[ " ${SECTIONS[*]} " == *" $1 "* ]] || die "no section $1; known: ${SECTIONS[*]}" && CHOSEN+=("$1") ;;
+    esac
+    shift
+done
+((${#CHOSEN[@]})) || CHOSEN=("${SECTIONS[@]}")
+
+DIR=$(mktemp -d /dev/shm/netswap-speed.XXXXXX)
+PIDS=()
+cleanup() {
+    for pid in ${PIDS[@]+"${PIDS[@]}"}; do kill "$pid" 2>/dev/null || true; done
+    wait || true
+    rm -rf "$DIR"
+}
+trap cleanup EXIT
+RUNS=$DIR/runs
+
+ip link set lo up
+# Names are looked up only where there is more than a loopback.
+ip link add speed0 type veth peer name speed1
+ip address add 192.0.2.1/24 dev speed0
+ip link set speed0 up
+ip link set speed1 up
+
+# --- Servers: each sets SERVER, its process id --------------------------------------------------
+
+# await WHAT COMMAND...: until the command succeeds.
+await() {
+    local what=$1 i
+    shift
+    for ((i = 0; i < 200; i++)); do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.1
+    done
+    die "$what did not start"
+}
+
+listens() { ss -Hltn "sport = :$1" | grep -q .; }
+
+# Ends the last server.
+stop() {
+    kill "$SERVER"
+    wait "$SERVER" || true
+}
+
+start_rpcbind() {
+    mount -t tmpfs tmpfs /run
+    mkdir -p /run/rpcbind
+    rpcbind -f 2>/dev/null &
+    PIDS+=($!)
+    await rpcbind test -S /run/rpcbind.sock
+}
+
+start_ganesha() {
+    [[ -S /run/rpcbind.sock && -d $DIR/export ]] || start_rpcbind
+    mkdir -p "$DIR/export" "$DIR/recovery"
+    rm -f "$DIR/ganesha.log"
+    cat >"$DIR/ganesha.conf" <<-CONF
+	NFS_CORE_PARAM { Bind_addr = 127.0.0.1; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false;
+	  Protocols = 3; mount_path_pseudo = true; NSM_Use_Caller_Name = false; }
+	NFSv4 { Graceless = true; RecoveryRoot = $DIR/recovery; }
+	NFS_KRB5 { Active_krb5 = false; }
+	EXPORT_DEFAULTS { SecType = sys; Squash = No_Root_Squash; Access_Type = RW; Protocols = 3; Transports = TCP;
+	  PrivilegedPort = false; }
+	EXPORT { Export_Id = 1; Path = $DIR/export; Pseudo = /swap; FSAL { Name = VFS; } }
+	LOG { Default_Log_Level = EVENT; }
+	CONF
+    ganesha.nfsd -F -f "$DIR/ganesha.conf" -L "$DIR/ganesha.log" -p "$DIR/ganesha.pid" -N NIV_EVENT &
+    SERVER=$!
+    PIDS+=("$SERVER")
+    await nfs-ganesha grep -q 'NFS SERVER INITIALIZED' "$DIR/ganesha.log"
+    # One for each client, as qemu-img overwrites the header.
+    NFS=nfs://127.0.0.1/swap
+    for area in ours peer; do "$NETSWAP" mkswap "$NFS/$area" --size 256MiB --force >/dev/null; done
+}
+
+start_embedded() {
+    "$NETSWAP" serve nfs --listen 127.0.0.1:22049 --file "$DIR/own" --size 256MiB >"$DIR/own.log" 2>&1 &
+    SERVER=$!
+    PIDS+=("$SERVER")
+    await "netswap serve" listens 22049
+    OWN="nfs://127.0.0.1/swap/own?nfsport=22049&mountport=22049"
+    "$NETSWAP" mkswap "$OWN" --size 256MiB --force >/dev/null
+}
+
+start_nbdkit() {
+    nbdkit --foreground --ipaddr 127.0.0.1 --port 22050 memory 256M &
+    SERVER=$!
+    PIDS+=("$SERVER")
+    await nbdkit listens 22050
+}
+
+# --- Runs ---------------------------------------------------------------------------------------
+
+# CPU time of all threads of the server so far, in nanoseconds.
+server_cpu() { cat /proc/"$SERVER"/task/*/schedstat | awk '{ sum += $1 } END { printf "%.0f", sum }'; }
+
+# run CASE WHO OPS COMMAND...: one line to $RUNS: case, who, operations a second, then microseconds an operation
+# of the client and of the server. Operations a second are what the command itself says: its start does not count.
+run() {
+    local label=$1 who=$2 ops=$3 before after times
+    shift 3
+    before=$(server_cpu)
+    TIMEFORMAT='%R %U %S'
+    times=$({ time "$@" >"$DIR/out" 2>"$DIR/err"; } 2>&1) || {
+        cat "$DIR/out" "$DIR/err" >&2
+        die "failed: $*"
+    }
+    after=$(server_cpu)
+    awk -v label="$label" -v who="$who" -v ops="$ops" -v times="$times" -v server="$((after - before))" '
+        match($0, /Run completed in [0-9.]+/) { seconds = substr($0, RSTART + 17, RLENGTH - 17) }
+        match($0, /"ops_per_s": *[0-9.]+/) { split(substr($0, RSTART, RLENGTH), f, ": *"); rate = f[2] }
+        match($0, /IOPS=[0-9.]+k?/) { rate = substr($0, RSTART + 5, RLENGTH - 5); if (rate ~ /k/) rate *= 1000 }
+        END {
+            split(times, t, " ")
+            if (!rate) rate = ops / (seconds ? seconds : t[1])
+            printf "%s|%s|%.0f|%.2f|%.2f\n", label, who, rate, (t[2] + t[3]) * 1e6 / ops, server / ops / 1e3
+        }' "$DIR/out" >>"$RUNS"
+    if [[ -n $RAW ]]; then tail -n 1 "$RUNS" >>"$RAW"; fi
+    printf '.' >&2
+}
+
+# ours LABEL OPS URL FLAGS...
+ours() {
+    local label=$1 ops=$2 url=$3
+    shift 3
+    run "$label" ours "$ops" "$NETSWAP" io "$url" --ops "$ops" --json "$@"
+}
+
+# qemu LABEL OPS URL FLAGS...
+qemu() {
+    local label=$1 ops=$2 url=$3
+    shift 3
+    run "$label" peer "$ops" qemu-img bench -f raw -t none -c "$ops" "$@" "$url"
+}
+
+# --- Tables -------------------------------------------------------------------------------------
+
+# Of each case and client the medians, then one row a case in the order of the first runs. Server: microseconds an
+# operation, and how many cores of it were busy.
+table() {
+    printf '\n' >&2
+    sort -t '|' -k 1,2 -s "$RUNS" | awk -F '|' -v order="$(cut -d '|' -f 1 "$RUNS" | awk '!seen[$0]++')" -v peer="$1" '
+        function median(key,   n, i, j, x, v) {
+            n = split(values[key], v, " ")
+            for (i = 2; i <= n; i++) for (j = i; j > 1 && v[j] + 0 < v[j - 1] + 0; j--) { x = v[j]; v[j] = v[j - 1]; v[j - 1] = x }
+            return v[int((n + 1) / 2)]
+        }
+        { for (i = 3; i <= 5; i++) values[$1, $2, i] = values[$1, $2, i] " " $i }
+        END {
+            printf "%-28s | %9s %9s %6s | %7s %7s %6s | %7s %7s | %s\n", "", "ops/s", "", "", "client", "us/op", "", \
+                "server", "us/op", "cores busy"
+            printf "%-28s | %9s %9s %6s | %7s %7s %6s | %7s %7s | %s\n", "", peer, "netswap", "ratio", peer, "netswap", \
+                "ratio", peer, "netswap", "server, client of netswap"
+            n = split(order, cases, "\n")
+            for (c = 1; c <= n; c++) {
+                for (i = 3; i <= 5; i++) { p[i] = median(cases[c] SUBSEP "peer" SUBSEP i); o[i] = median(cases[c] SUBSEP "ours" SUBSEP i) }
+                printf "%-28s | %9d %9d %5.2fx | %7.2f %7.2f %5.2fx | %7.2f %7.2f | %.2f, %.2f\n", cases[c], p[3], o[3], o[3] / p[3], \
+                    p[4], o[4], o[4] / p[4], p[5], o[5], o[3] * o[5] / 1e6, o[3] * o[4] / 1e6
+            }
+        }'
+    rm -f "$RUNS"
+}
+
+section_nfs() {
+    local rep depth way ops
+    start_ganesha
+    for ((rep = 0; rep < REPS; rep++)); do
+        for depth in 1 16 64; do
+            for way in read write; do
+                ops=$((depth == 1 ? 16000 : 60000))
+                qemu "4KiB stride $way, depth $depth" "$ops" "$NFS/peer" -d "$depth" -s 4096 -S 69632 \
+                    $([[ $way == write ]] && echo -w)
+                ours "4KiB stride $way, depth $depth" "$ops" "$NFS/ours" --rw "$way" --qd "$depth" --bs 4KiB --stride 68KiB
+                qemu "64KiB $way, depth $depth" 12000 "$NFS/peer" -d "$depth" -s 65536 $([[ $way == write ]] && echo -w)
+                ours "64KiB $way, depth $depth" 12000 "$NFS/ours" --rw "$way" --qd "$depth" --bs 64KiB
+            done
+        done
+    done
+    printf '\nnfs-ganesha: qemu-img bench (libnfs) and netswap io, medians of %d\n' "$REPS"
+    table qemu
+    stop
+}
+
+section_merge() {
+    local rep way
+    start_ganesha
+    for ((rep = 0; rep < REPS; rep++)); do
+        for way in write read; do
+            run "4KiB in order $way" peer 60000 "$NETSWAP" io "$NFS/ours" --rw "$way" --qd 64 --ops 60000 --merge off --json
+            ours "4KiB in order $way" 240000 "$NFS/ours" --rw "$way" --qd 64
+        done
+    done
+    printf '\nnfs-ganesha: netswap io at depth 64, without and with merging, medians of %d\n' "$REPS"
+    table unmerged
+    stop
+}
+
+section_own() {
+    local rep depth way
+    for ((rep = 0; rep < REPS; rep++)); do
+        start_nbdkit
+        for depth in 16 64; do
+            for way in read write; do
+                run "4KiB random $way, depth $depth" peer 200000 fio --name=nbd --ioengine=nbd --uri=nbd://127.0.0.1:22050 \
+                    --rw="rand$way" --bs=4k --size=256M --io_size=800000k --iodepth="$depth"
+            done
+        done
+        stop
+        start_embedded
+        for depth in 16 64; do
+            for way in read write; do
+                ours "4KiB random $way, depth $depth" 200000 "$OWN" --rw "rand$way" --qd "$depth" --merge off
+            done
+        done
+        stop
+    done
+    printf '\nthe client alone: fio (nbd engine) on nbdkit memory, and netswap io, unmerged, on netswap serve nfs, medians of %d\n' "$REPS"
+    table fio
+}
+
+printf '%s cores, %s, Linux %s\n' "$(nproc)" "$("$NETSWAP" --version)" "$(uname -r)"
+for section in "${CHOSEN[@]}"; do "section_$section"; done
