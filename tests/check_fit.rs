@@ -77,7 +77,7 @@ fn what_is_written_is_the_header_as_it_was() {
 #[test]
 fn nobody_there_and_no_answer_are_told_apart_from_a_wrong_command_line() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = netswap(&["check", &format!("nfs://{closed}/swap/area0"), "--wait", "200ms"]);
+    let nobody = netswap(&["check", &format!("nfs://{closed}/swap/area0"), "--wait", "1s"]);
     assert_eq!(nobody.code, 3, "{nobody:?}");
     assert!(
         nobody.stderr.contains("onnection refused") && nobody.stderr.contains("check that"),
@@ -86,7 +86,7 @@ fn nobody_there_and_no_answer_are_told_apart_from_a_wrong_command_line() {
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("nfs://{}/swap/area0", silent.local_addr().unwrap());
-    let silent = netswap(&["check", &url, "--wait", "200ms"]);
+    let silent = netswap(&["check", &url, "--wait", "1s"]);
     assert_eq!(silent.code, 3, "{silent:?}");
     assert!(silent.stderr.contains("does not answer"), "{silent:?}");
 

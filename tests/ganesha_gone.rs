@@ -22,7 +22,7 @@ use netswap::swap::{
 const FRAMES: u32 = 160;
 const PAGES: u32 = 400;
 const SLOTS: u64 = 4096;
-const REQUEST_TIMEOUT: Span = Span::from_millis(300);
+const REQUEST_TIMEOUT: Span = Span::from_secs(1);
 
 /// A file of the export with the header of an area.
 fn area(ganesha: &Ganesha) -> String {
@@ -47,7 +47,7 @@ fn read(world: &mut RealPager, pages: Range<u32>) {
     pages.for_each(|page| world.read(page).unwrap());
 }
 
-/// Touches pages of an area whose server is gone until 8 touches have failed, each as it must and within a
+/// Touches pages of an area whose server is gone until 4 touches have failed, each as it must and within a
 /// deadline; the longest of them.
 fn must_fail(world: &mut RealPager, area: AreaId, why: StoreError) -> Duration {
     let (mut failed, mut longest) = (0, Duration::ZERO);
@@ -69,7 +69,7 @@ fn must_fail(world: &mut RealPager, area: AreaId, why: StoreError) -> Duration {
         }
         longest = longest.max(begun.elapsed());
         failed += 1;
-        if failed == 8 {
+        if failed == 4 {
             assert!(longest < Duration::from_secs(10), "{longest:?}");
             return longest;
         }

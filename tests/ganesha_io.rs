@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs::File;
+use std::time::{Duration, Instant};
 
 use common::command::netswap;
 use common::ganesha::Ganesha;
@@ -39,13 +40,19 @@ fn a_server_that_others_wrote_is_loaded_checked_paged_to_and_killed() {
     let ran = netswap(&[&["sim", "--backend", &url], &host[..]].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
 
+    let stored = File::open(ganesha.export().join("area0")).unwrap();
+    let before = stored.metadata().unwrap().modified().unwrap();
     let ran = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             netswap(&[
                 "io", &url, "--rw", "mixed", "--qd", "16", "--time", "3s", "--verify", "--json",
             ])
         });
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        let begun = Instant::now();
+        while stored.metadata().unwrap().modified().unwrap() == before {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nothing is written");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         ganesha.kill();
         ganesha.start_server().unwrap();
         load.join().unwrap()

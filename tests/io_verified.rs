@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use common::command::netswap;
 use common::nfs::{Served, area};
@@ -100,32 +100,12 @@ fn a_file_can_be_made_and_one_with_other_content_is_left_alone() {
 fn no_page_is_lost_or_wrong_while_the_server_restarts() {
     let served = Served::new(vec![("area0", area(SLOTS))]);
     let url = format!("{}?write=unstable", served.url("area0"));
-    let over = AtomicBool::new(false);
-    let (ran, restarts) = std::thread::scope(|scope| {
-        let restarts = scope.spawn(|| {
-            let mut restarts = 0;
-            while !over.load(Ordering::Relaxed) {
-                // Not before it has done something: each restart meets requests on their way.
-                let before = served.with(|server| server.stats().calls);
-                while served.with(|server| server.stats().calls) < before + 300 {
-                    if over.load(Ordering::Relaxed) {
-                        return restarts;
-                    }
-                    std::thread::yield_now();
-                }
-                served.restart();
-                restarts += 1;
-            }
-            restarts
-        });
-        let args = [
-            "--rw", "mixed", "--qd", "16", "--ops", "4000", "--merge", "off", "--verify", "--json",
-        ];
-        let ran = netswap(&[&["io", &url], &args[..]].concat());
-        over.store(true, Ordering::Relaxed);
-        (ran, restarts.join().unwrap())
-    });
+    let restarts = served.restart_every(300);
+    let args =
+        ["--rw", "mixed", "--qd", "16", "--ops", "4000", "--merge", "off", "--verify", "--json"];
+    let ran = netswap(&[&["io", &url], &args[..]].concat());
     assert_eq!(ran.code, 0, "{ran:?}");
+    let restarts = restarts.load(Ordering::Relaxed);
     assert!(restarts >= 3, "{restarts} restarts");
     let report = ran.json();
     assert_eq!((report["ops"].as_u64(), report["pages_wrong"].as_u64()), (Some(4000), Some(0)));

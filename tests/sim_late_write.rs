@@ -1,7 +1,8 @@
 //! Goal: the command pages over a server that carries a WRITE out again after a newer one to the same place. With
 //! the quarantine every page is right; with `--ablate quarantine` the same script ends in a checksum error.
 //! Method: the built binary against the embedded server behind a proxy. Again and again the server puts a WRITE aside,
-//! the proxy cuts the connection, the client repeats the call, and later the old one is carried out. (The same script on
+//! the proxy cuts the connection, the client repeats the call, and when the host has stored all its pages anew, the old one
+//! is carried out. (The same script on
 //! virtual time, over the client and the pager without a command: `nfs-swap/tests/late_pages.rs`.)
 
 mod common;
@@ -15,7 +16,7 @@ use common::nfs::{Served, area};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::RecordLog;
 use netswap::nfs::{NfsServerConfig, ServerFaults};
-use netswap::reserve::Span;
+use netswap::reserve::{Span, Time};
 
 /// Twice what the host maps, so that the quarantine has its room.
 const SLOTS: u32 = 4096;
@@ -23,8 +24,10 @@ const SLOTS: u32 = 4096;
 const SLOTS_TIGHT: u32 = 2100;
 /// WRITEs that are put aside each time.
 const HELD: u64 = 6;
-/// How long an old WRITE waits. The host writes all its pages several times meanwhile.
-const HELD_FOR: Span = Span::from_millis(300);
+/// An old WRITE waits until the test has it carried out.
+const HELD_FOR: Span = Span::from_secs(3600);
+/// WRITEs that are carried out before it: of several pages each, so the host stores all that it has, several times.
+const WRITES_BETWEEN: u64 = 1500;
 /// Times that the script is run, if the host lasts so long.
 const TIMES: u64 = 6;
 
@@ -85,9 +88,11 @@ fn page(name: &str, slots: u32, more: &[&str]) -> (Ran, u64) {
                 })
             });
             proxy.cut_all();
+            let writes = served.with(|server| server.stats().writes);
             wait(&host, || {
-                served.with(move |server| server.fault_counts().held_done >= HELD * (time + 1))
+                served.with(move |server| server.stats().writes > writes + WRITES_BETWEEN)
             });
+            served.with(|server| server.carry_out_held(Time::MAX));
         }
         served.with(|server| server.set_faults(ServerFaults::default()));
         host.join().unwrap()

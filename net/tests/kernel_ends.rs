@@ -87,9 +87,10 @@ fn nobody_there_is_a_refusal_that_can_be_tried_again() {
     let mut real = Real::new("127.0.0.1", 1, 1, 1000);
     let there = real.clients[0].remote;
     real.clients[0].remote = nobody();
-    real.clients[0].want = Some(Action::Connect { remote: nobody(), same_port: true });
-    real.run(|real| real.clients[0].ends.len() == 3);
-    assert_eq!(real.clients[0].ends, [Disconnect::Refused; 3]);
+    real.clients[0].want =
+        Some(Action::Connect { remote: real.clients[0].remote, same_port: true });
+    real.run(|real| real.clients[0].ends.len() >= 3);
+    assert!(real.clients[0].ends.iter().all(|end| *end == Disconnect::Refused));
     let info = real.net.conn_info(real.client(0));
     assert!(info.last_error.unwrap().to_string().contains("refused"), "{info:?}");
     real.clients[0].remote = there;

@@ -4,6 +4,7 @@
 pub(crate) mod command;
 pub(crate) mod ganesha;
 pub(crate) mod nfs;
+pub(crate) mod nfs_wire;
 pub(crate) mod pager;
 pub(crate) mod proof;
 pub(crate) mod proxy;

@@ -1,7 +1,8 @@
 //! The embedded NFS server on a socket of the loopback, in a thread of the test.
 
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use netswap::net::kernel::{Clock, KernelConfig, KernelNet, ListenConfig, Waker};
@@ -12,8 +13,10 @@ use netswap::swap::{Disk, MemDisk};
 
 const CONNECTIONS: usize = 4;
 
+/// What is done to the server in each of its turns.
+type EachTurn = Box<dyn FnMut(&mut NfsServer<MemDisk>, &mut KernelNet) + Send>;
 /// What the test may do to the server between two of its turns.
-type Job = Box<dyn FnOnce(&mut NfsServer<MemDisk>, &mut KernelNet) + Send>;
+type Job = Box<dyn FnOnce(&mut NfsServer<MemDisk>, &mut KernelNet, &mut Option<EachTurn>) + Send>;
 
 pub(crate) struct Served {
     pub(crate) addr: SocketAddr,
@@ -29,6 +32,11 @@ pub(crate) fn area(slots: u32) -> MemDisk {
     Header::new(slots).write(&mut header);
     disk.write_at(0, &header).unwrap();
     disk
+}
+
+fn restart(server: &mut NfsServer<MemDisk>, net: &mut KernelNet) {
+    server.restart(Time::ZERO);
+    (0..CONNECTIONS).for_each(|at| net.make_ready(net.conn_at(at)));
 }
 
 impl Served {
@@ -56,14 +64,18 @@ impl Served {
             let listener = net.listen(&ListenConfig::new(at, CONNECTIONS)).unwrap();
             told.send((net.listener_addr(listener), net.waker())).unwrap();
             let clock = Clock::new();
+            let mut each_turn = None;
             loop {
                 net.wait(clock.now(), None).unwrap();
                 loop {
                     match inbox.try_recv() {
-                        Ok(job) => job(&mut server, &mut net),
+                        Ok(job) => job(&mut server, &mut net, &mut each_turn),
                         Err(mpsc::TryRecvError::Empty) => break,
                         Err(mpsc::TryRecvError::Disconnected) => return,
                     }
+                }
+                if let Some(each_turn) = &mut each_turn {
+                    each_turn(&mut server, &mut net);
                 }
                 let now = clock.now();
                 while let Some(id) = net.next_ready(now) {
@@ -85,23 +97,46 @@ impl Served {
         &self,
         job: impl FnOnce(&mut NfsServer<MemDisk>) -> T + Send + 'static,
     ) -> T {
-        self.with_net(|server, _| job(server))
+        self.with_net(|server, _, _| job(server))
     }
 
     /// The server crashes and is there again at once: every connection is reset.
     pub(crate) fn restart(&self) {
-        self.with_net(|server, net| {
-            server.restart(Time::ZERO);
-            (0..CONNECTIONS).for_each(|at| net.make_ready(net.conn_at(at)));
+        self.with_net(|server, net, _| restart(server, net));
+    }
+
+    /// It does this in each of its turns from now on, however little of the machine the test itself has.
+    pub(crate) fn each_turn(
+        &self,
+        each: impl FnMut(&mut NfsServer<MemDisk>, &mut KernelNet) + Send + 'static,
+    ) {
+        self.with_net(|_, _, each_turn| *each_turn = Some(Box::new(each)));
+    }
+
+    /// It restarts whenever it has taken `calls` more calls, so that each restart meets requests on their way. Returns
+    /// how often it has.
+    pub(crate) fn restart_every(&self, calls: u64) -> Arc<AtomicU32> {
+        let restarts = Arc::new(AtomicU32::new(0));
+        let (count, mut next) = (restarts.clone(), calls);
+        self.each_turn(move |server, net| {
+            if server.stats().calls >= next {
+                next = server.stats().calls + calls;
+                restart(server, net);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
         });
+        restarts
     }
 
     fn with_net<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut NfsServer<MemDisk>, &mut KernelNet) -> T + Send + 'static,
+        job: impl FnOnce(&mut NfsServer<MemDisk>, &mut KernelNet, &mut Option<EachTurn>) -> T
+        + Send
+        + 'static,
     ) -> T {
         let (done, result) = mpsc::channel();
-        let job: Job = Box::new(move |server, net| done.send(job(server, net)).unwrap());
+        let job: Job =
+            Box::new(move |server, net, each| done.send(job(server, net, each)).unwrap());
         self.jobs.as_ref().unwrap().send(job).unwrap();
         self.waker.wake();
         result.recv().unwrap()

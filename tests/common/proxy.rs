@@ -2,8 +2,8 @@
 //! that passes to a [`RecordLog`].
 //!
 //! Bytes are logged before they are passed on, so the log has each call before its answer, and each answer before
-//! whatever the client does because of it. The server sees another source port with each connection, as if
-//! the client could not keep its own.
+//! whatever the client does because of it. If connections are cut, the server sees another source port with each, as if
+//! the client could not keep its own. Otherwise it sees the client's ports, at another address.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,12 +14,15 @@ use std::time::Duration;
 
 use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_socket_reuseaddr};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 use super::record_log::{RecordLog, Way};
 
 /// How often a thread looks whether its connection was cut by the other.
 const LOOK: Duration = Duration::from_millis(5);
+/// Where the client's ports are kept: an address of the loopback that nobody else takes them at.
+const KEPT_AT: [u8; 4] = [127, 0, 0, 3];
 
 /// Which connections are cut.
 pub(crate) struct Cuts {
@@ -48,6 +51,7 @@ impl Cuts {
 
 struct Shared {
     target: SocketAddr,
+    keeps_ports: bool,
     log: Arc<RecordLog>,
     cuts: Mutex<Cuts>,
     closing: AtomicBool,
@@ -69,6 +73,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
             target: SocketAddr::from(([127, 0, 0, 1], target_port)),
+            keeps_ports: cuts.left == 0,
             log: log.clone(),
             cuts: Mutex::new(cuts),
             closing: AtomicBool::new(false),
@@ -121,7 +126,7 @@ impl Shared {
         let wave = self.wave.load(Ordering::Acquire);
         // Closed, a socket answers by a reset.
         set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
-        let Ok(server) = TcpStream::connect(self.target) else { return };
+        let Ok(server) = self.connect(&client) else { return };
         set_socket_linger(&server, Some(Duration::ZERO)).unwrap();
         for socket in [&client, &server] {
             socket.set_nodelay(true).unwrap();
@@ -146,6 +151,17 @@ impl Shared {
             self.pass(&server, &client, conn, Way::ToClient, limit(Way::ToClient), (&over, wave));
         });
         self.log.end(conn);
+    }
+
+    fn connect(&self, client: &TcpStream) -> std::io::Result<TcpStream> {
+        if !self.keeps_ports {
+            return TcpStream::connect(self.target);
+        }
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &SocketAddr::from((KEPT_AT, client.peer_addr()?.port())))?;
+        connect(&socket, &self.target)?;
+        Ok(socket.into())
     }
 
     /// Passes bytes on until either side ends, or the limit is reached.

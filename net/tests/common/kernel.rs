@@ -6,6 +6,7 @@ use netswap_net::kernel::{
     Clock, ConnConfig, ConnId, KernelConfig, KernelNet, ListenConfig, ListenerId, SocketOptions,
 };
 use netswap_reserve::{Span, Time};
+use rustix::net::{AddressFamily, SocketType, bind, socket};
 
 use super::{Client, Echo};
 
@@ -104,8 +105,13 @@ pub fn any_port(addr: &str) -> SocketAddr {
     SocketAddr::new(addr.parse().unwrap(), 0)
 }
 
-/// A port of the loopback on which nobody listens.
+/// A port of the loopback on which nobody listens: it is taken for the rest of the process, so that none of the other
+/// tests gets it.
 pub fn nobody() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &any_port("127.0.0.1")).unwrap();
+    let taken = std::net::TcpListener::from(socket);
+    let addr = taken.local_addr().unwrap();
+    std::mem::forget(taken);
+    addr
 }

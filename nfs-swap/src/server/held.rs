@@ -53,8 +53,8 @@ impl<D: Disk> NfsServer<D> {
         self.held.iter().flatten().map(|held| held.due).min()
     }
 
-    /// Carries out those that are due.
-    pub(super) fn carry_out_held(&mut self, now: Time) {
+    /// Carries out those that are due at `now`; by [`Time::MAX`] all of them.
+    pub fn carry_out_held(&mut self, now: Time) {
         for place in 0..self.held.len() {
             let Some(held) = self.held[place].filter(|held| held.due <= now) else { continue };
             self.held[place] = None;
