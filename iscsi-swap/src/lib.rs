@@ -6,6 +6,7 @@
 //! - [`target`]: [`IscsiTarget`], the far side: logical units over [`netswap_swap::Disk`], with
 //!   faults by seed;
 //! - [`login`]: the negotiation both sides go through before anything else;
+//! - [`auth`]: names and secrets; [`url`] and [`credentials`]: where they are written;
 //! - [`scsi`]: the commands, their parameter data and sense;
 //! - [`window`]: the serial numbers and the command window;
 //! - [`text`]: `key=value` pairs in fixed buffers;
@@ -15,6 +16,8 @@
 //! request. Neither side allocates after construction.
 #![forbid(unsafe_code)]
 
+pub mod auth;
+pub mod credentials;
 pub mod initiator;
 pub mod login;
 pub mod pdu;
@@ -22,10 +25,16 @@ pub mod scsi;
 pub mod target;
 pub mod text;
 mod tx;
+pub mod url;
 pub mod window;
 
-pub use initiator::{InitiatorConfig, InitiatorStats, IscsiBackend, WritePolicy};
+pub use auth::{ChapConfig, Credentials, Entropy, Secret};
+pub use credentials::CredentialsError;
+pub use initiator::{
+    Digest, InitiatorConfig, InitiatorStats, IscsiBackend, UnknownPolicy, WritePolicy,
+};
 pub use target::{
     FaultCounts, IscsiTarget, LoginKeys, SenseForm, TargetConfig, TargetError, TargetFaults,
     TargetSession,
 };
+pub use url::{IscsiListUrl, IscsiUrl, PortalUrl, SecretSource, UrlError};

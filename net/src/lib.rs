@@ -8,6 +8,7 @@
 //! - [`filter`]: what an emergency packet may go on as, and the table of sockets it is looked up in;
 //! - [`session`]: [`Session`], what a stream's user implements;
 //! - [`kernel`]: [`KernelNet`], the same sessions on TCP sockets of the kernel;
+//! - [`host`]: what a URL says about where a server is;
 //! - [`packet`]: [`PacketBuf`], one pool frame a packet;
 //! - [`device`]: [`Device`], what a network card is to the stack;
 //! - [`sim_link`] and [`flood`]: the simulated link with its faults, and a third host that floods it;
@@ -22,6 +23,7 @@ pub mod device;
 pub mod filter;
 pub mod flood;
 pub mod headers;
+pub mod host;
 pub mod kernel;
 pub mod packet;
 mod phy;
@@ -37,6 +39,7 @@ pub mod udp;
 
 pub use device::{Device, MacAddr};
 pub use flood::{Flood, FloodConfig};
+pub use host::{HostError, UrlHost};
 pub use kernel::KernelNet;
 pub use packet::PacketBuf;
 pub use plan::NetPlanConfig;

@@ -30,8 +30,9 @@ pub use client::{
     UnknownPolicy, WritePolicy,
 };
 pub use lister::{ListError, ListEvent, ListStats, ListerConfig, NfsLister};
+pub use netswap_net::UrlHost;
 pub use server::{
     FAULT_NAMES, FaultCounts, NfsServer, NfsServerConfig, ServerFaults, ServerSession, ServerStats,
     UnknownFault,
 };
-pub use url::{NfsUrl, UrlError, UrlHost};
+pub use url::{NfsUrl, UrlError};

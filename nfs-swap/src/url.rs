@@ -19,8 +19,10 @@
 //! Resolving a host name is the driver's business, once, before swapping starts.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+
+use netswap_net::host::{HostError, UrlHost, parse_port};
 
 use crate::client::{NfsConfig, UnknownPolicy, WritePolicy};
 use crate::mount::PATH_BYTES_MAX;
@@ -30,25 +32,6 @@ use crate::rpc::PORTMAP_PORT;
 const OVERTAKES_MAX: u32 = 16;
 /// The parameters there are.
 const PARAMETERS: &str = "version, nfsport, mountport, uid, gid, write";
-
-/// Where a server is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UrlHost {
-    /// By name, which is to be resolved.
-    Name(String),
-    /// By address.
-    Address(IpAddr),
-}
-
-impl fmt::Display for UrlHost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UrlHost::Name(name) => f.write_str(name),
-            UrlHost::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
-            UrlHost::Address(address) => address.fmt(f),
-        }
-    }
-}
 
 /// A URL that was understood.
 ///
@@ -166,9 +149,7 @@ pub enum UrlError {
 }
 
 fn port(what: &'static str, value: &str) -> Result<u16, UrlError> {
-    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
-    let port = value.parse().ok().filter(|port| *port > 0 && is_number);
-    port.ok_or_else(|| UrlError::Port { what, value: value.into() })
+    parse_port(value).map_err(|_| UrlError::Port { what, value: value.into() })
 }
 
 fn id(name: &'static str, value: &str) -> Result<u32, UrlError> {
@@ -176,28 +157,10 @@ fn id(name: &'static str, value: &str) -> Result<u32, UrlError> {
 }
 
 fn host(authority: &str) -> Result<(UrlHost, Option<u16>), UrlError> {
-    let error = || UrlError::Host { host: authority.into() };
-    if let Some(rest) = authority.strip_prefix('[') {
-        let (address, rest) = rest.split_once(']').ok_or_else(error)?;
-        let address: Ipv6Addr = address.parse().map_err(|_| error())?;
-        let port = match rest.strip_prefix(':') {
-            Some(value) => Some(port("the port", value)?),
-            None if rest.is_empty() => None,
-            None => return Err(error()),
-        };
-        return Ok((UrlHost::Address(address.into()), port));
-    }
-    let (name, port) = match authority.split_once(':') {
-        Some((name, value)) if !value.contains(':') => (name, Some(port("the port", value)?)),
-        Some(_) => return Err(error()),
-        None => (authority, None),
-    };
-    if let Ok(address) = name.parse::<Ipv4Addr>() {
-        return Ok((UrlHost::Address(address.into()), port));
-    }
-    let of_a_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let fits = (1..=253).contains(&name.len()) && name.bytes().all(of_a_name);
-    fits.then(|| (UrlHost::Name(name.into()), port)).ok_or_else(error)
+    UrlHost::parse(authority).map_err(|error| match error {
+        HostError::Host => UrlError::Host { host: authority.into() },
+        HostError::Port { value } => UrlError::Port { what: "the port", value },
+    })
 }
 
 /// A path without its escapes.

@@ -24,6 +24,7 @@
 //!   while a PDU on its way out shows one of its pages.
 //! - A task tag is never used twice in a session, so an answer to an earlier use has no task.
 
+mod policy;
 mod receive;
 mod send;
 mod session;
@@ -42,9 +43,11 @@ use netswap_swap::{
     StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
 };
 
+use crate::auth::{ChapConfig, Entropy};
 use crate::login::{InitiatorLogin, Key, Params};
 use crate::tx::TxRing;
 use crate::window::CmdWindow;
+pub use policy::{Digest, UnknownPolicy};
 use receive::Receiver;
 use send::{Burst, TxData};
 use task::{Kind, PROBE, Step, TAG_BITS, Task, TaskState};
@@ -106,6 +109,16 @@ pub struct InitiatorConfig {
     pub max_burst: u32,
     /// MaxOutstandingR2T.
     pub outstanding_r2t: u32,
+    /// What the unit is called in messages.
+    pub label: String,
+    /// How this side proves itself; without it the target has to do without a proof.
+    pub chap: Option<ChapConfig>,
+    /// What CHAP challenges are made of; only looked at where the target has to prove itself.
+    pub entropy: Entropy,
+    /// Digest of headers.
+    pub header_digest: Digest,
+    /// Digest of data.
+    pub data_digest: Digest,
 }
 
 impl InitiatorConfig {
@@ -137,6 +150,11 @@ impl InitiatorConfig {
             first_burst: 262_144,
             max_burst: 1 << 20,
             outstanding_r2t: 8,
+            label: format!("iscsi://{portal}/{target}/{lun}"),
+            chap: None,
+            entropy: Entropy::default(),
+            header_digest: Digest::None,
+            data_digest: Digest::None,
         }
     }
 
@@ -280,7 +298,7 @@ impl IscsiBackend {
         let offer = config.offer();
         let r2ts = config.outstanding_r2t.min(send::R2TS_MAX) as usize;
         IscsiBackend {
-            label: format!("iscsi://{}/{}/{}", config.portal, config.target, config.lun),
+            label: config.label.clone(),
             state: BackendState::Starting,
             block_size: 0,
             link: Link::Waiting { until: Time::ZERO },
