@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
@@ -44,7 +45,6 @@ impl Secret {
     }
 
     /// The bytes themselves, for a hash.
-    #[cfg(test)]
     pub(crate) fn expose(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
@@ -126,6 +126,17 @@ impl Entropy {
     /// These bytes.
     pub fn new(bytes: [u8; 32]) -> Entropy {
         Entropy(bytes)
+    }
+
+    /// Entropy of its own for user number `index` of this one.
+    pub(crate) fn fork(&self, index: u64) -> Entropy {
+        let hash = Sha256::new().chain_update(b"netswap fork").chain_update(self.0);
+        Entropy(hash.chain_update(index.to_be_bytes()).finalize().into())
+    }
+
+    /// The bytes themselves, for a hash.
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

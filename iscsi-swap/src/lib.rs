@@ -33,8 +33,9 @@ pub use credentials::CredentialsError;
 pub use initiator::{
     Digest, InitiatorConfig, InitiatorStats, IscsiBackend, UnknownPolicy, WritePolicy,
 };
+pub use login::{AuthError, LoginError};
 pub use target::{
-    FaultCounts, IscsiTarget, LoginKeys, SenseForm, TargetConfig, TargetError, TargetFaults,
+    FaultCounts, IscsiTarget, LoginKeys, Moved, SenseForm, TargetConfig, TargetError, TargetFaults,
     TargetSession,
 };
 pub use url::{IscsiListUrl, IscsiUrl, PortalUrl, SecretSource, UrlError};

@@ -127,6 +127,27 @@ impl<'a> TextWriter<'a> {
         Ok(())
     }
 
+    /// Writes a pair with a binary value, in hexadecimal digits (section 6.1).
+    ///
+    /// # Errors
+    /// As [`TextWriter::push`].
+    pub fn push_hex(&mut self, key: &str, value: &[u8]) -> Result<(), TextError> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let max = self.buf.len();
+        let end = self.len + key.len() + 2 * value.len() + 4;
+        let room = self.buf.get_mut(self.len..end).ok_or(TextError::TooLong { max })?;
+        let (left, right) = room.split_at_mut(key.len());
+        left.copy_from_slice(key.as_bytes());
+        right[..3].copy_from_slice(b"=0x");
+        for (pair, byte) in right[3..].chunks_exact_mut(2).zip(value) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        right[3 + 2 * value.len()] = 0;
+        self.len = end;
+        Ok(())
+    }
+
     /// Writes a boolean pair.
     ///
     /// # Errors
@@ -173,6 +194,16 @@ mod tests {
         assert_eq!(got[0], ("InitialR2T", "Yes"));
         assert_eq!(number(got[1].1), Some(u32::MAX));
         assert_eq!(got.len(), 3);
+    }
+
+    #[test]
+    fn binary_values_are_written_in_hex_or_not_at_all() {
+        let mut buf = [0xff; 12];
+        let mut writer = TextWriter::new(&mut buf);
+        writer.push_hex("R", &[0x0a, 0xf1]).unwrap();
+        assert_eq!(writer.push_hex("R", &[]), Err(TextError::TooLong { max: 12 }));
+        let len = writer.len();
+        assert_eq!(&buf[..len], b"R=0x0af1\0");
     }
 
     #[test]

@@ -4,6 +4,10 @@
 mod common;
 
 use common::{Pump, initiator_config, model_run, target_config};
+use netswap_iscsi::login::{
+    InitiatorLogin, Key, LoginConfig, LoginStep, Params, TargetLogin, TargetLoginConfig, TargetStep,
+};
+use netswap_iscsi::pdu::{LoginRequest, LoginResponse};
 use netswap_iscsi::{SenseForm, WritePolicy};
 use netswap_swap::BackendState;
 
@@ -95,4 +99,82 @@ fn a_target_that_is_not_there_is_final() {
         matches!(state, BackendState::Failed(netswap_swap::StoreError::Refused { code: 0x0203 })),
         "{state:?}"
     );
+}
+
+/// A request as its target reads it.
+fn request(login: &InitiatorLogin) -> LoginRequest {
+    LoginRequest {
+        transit: login.nsg().is_some(),
+        more: login.more(),
+        csg: login.csg(),
+        nsg: login.nsg().unwrap_or(0),
+        version_max: 0,
+        version_min: 0,
+        isid: [0; 6],
+        tsih: 0,
+        itt: 1,
+        cid: 0,
+        cmd_sn: 1,
+        exp_stat_sn: 0,
+        data_len: login.text().len() as u32,
+    }
+}
+
+fn response(csg: u8, step: TargetStep) -> LoginResponse {
+    let TargetStep::Reply { nsg, more } = step else { panic!("{step:?}") };
+    LoginResponse {
+        transit: nsg.is_some(),
+        more,
+        csg,
+        nsg: nsg.unwrap_or(0),
+        version_max: 0,
+        version_active: 0,
+        isid: [0; 6],
+        tsih: 1,
+        itt: 1,
+        sns: Default::default(),
+        status: 0,
+        data_len: 0,
+    }
+}
+
+#[test]
+fn text_of_both_sides_goes_on_over_several_pdus() {
+    for (own, theirs) in [(8192, 8192), (50, 8192), (8192, 50), (60, 60)] {
+        let offer = Params::default().with(Key::MaxBurstLength, 4096).declaring(9999);
+        let mut config = LoginConfig::new("iqn.a", Some("iqn.b"), offer);
+        config.text_chunk = own;
+        let mut login = InitiatorLogin::new(config);
+        let mut config = TargetLoginConfig::new(Params::default());
+        config.text_chunk = theirs;
+        let mut target = TargetLogin::new(config);
+        login.start().unwrap();
+        let mut got = Vec::new();
+        let (mut most, mut rounds) = (0, 0);
+        let params = loop {
+            let request = request(&login);
+            assert!(!(request.more && request.transit) && login.text().len() <= own);
+            most = most.max(login.text().len());
+            target.room(login.text().len()).unwrap().copy_from_slice(login.text());
+            target.received(login.text().len());
+            let csg = target.csg();
+            let step = target.handle(&request, "iqn.b");
+            let response = response(csg, step);
+            assert!(target.chunk().len() <= theirs);
+            got.extend_from_slice(target.chunk());
+            rounds += 1;
+            if response.more {
+                login.handle_more(&response).unwrap();
+                continue;
+            }
+            match login.handle(&response, &std::mem::take(&mut got)).unwrap() {
+                LoginStep::Again => {}
+                LoginStep::Done(params) => break params,
+                LoginStep::Moved { .. } => panic!("moved"),
+            }
+        };
+        assert_eq!((params.max_burst(), target.params().recv_peer), (4096, 9999));
+        assert_eq!(rounds > 2, own < 100 || theirs < 100);
+        assert!(most <= own);
+    }
 }

@@ -153,6 +153,7 @@ fn login_answers_each_key_and_refuses_what_it_must() {
     assert_eq!(String::from_utf8_lossy(&got[0].1), "AuthMethod=None\0TargetPortalGroupTag=1\0");
     let keys = "HeaderDigest=CRC32C,None DataDigest=CRC32C MaxBurstLength=1048576 \
                 MaxOutstandingR2T=99 ErrorRecoveryLevel=2 X-unknown=1 IFMarker=Yes MaxConnections=8 \
+                SendTargets=All TaskReporting=FastAbort X#NodeArchitecture=a iSCSIProtocolLevel=2 \
                 MaxRecvDataSegmentLength=100000";
     let keys = keys.split_whitespace().collect::<Vec<_>>().join(" ");
     let got = raw.login(1, 3, &keys);
@@ -165,11 +166,15 @@ fn login_answers_each_key_and_refuses_what_it_must() {
         "ErrorRecoveryLevel=0",
         "X-unknown=NotUnderstood",
         "IFMarker=Reject",
+        "SendTargets=Reject",
+        "TaskReporting=RFC3720",
+        "iSCSIProtocolLevel=1",
         "MaxConnections=1",
         "MaxRecvDataSegmentLength=65536",
     ] {
         assert!(answer.contains(&format!("{key} ")), "{key} in {answer}");
     }
+    assert!(!answer.contains("NodeArchitecture"), "{answer}");
 
     let status = |csg, nsg, text: &str| {
         let mut raw = Raw::new(target_config());
@@ -188,7 +193,12 @@ fn login_answers_each_key_and_refuses_what_it_must() {
     assert_eq!(status(0, 1, "InitiatorName=iqn.raw TargetName=iqn.other"), 0x0203);
     assert_eq!(status(0, 1, &format!("TargetName={IQN}")), 0x0207);
     assert_eq!(status(0, 1, "InitiatorName=iqn.raw"), 0x0207);
-    assert_eq!(status(0, 1, "InitiatorName=iqn.raw SessionType=Discovery"), 0x0209);
+    assert_eq!(status(0, 1, "InitiatorName=iqn.raw SessionType=Discovery AuthMethod=None"), 0);
+    assert_eq!(status(0, 1, "InitiatorName=iqn.raw SessionType=Other"), 0x0209);
+    // 6.3: what comes twice ends the login, whatever it is.
+    assert_eq!(status(0, 1, &format!("{names} InitiatorName=iqn.raw")), 0x0200);
+    assert_eq!(status(0, 1, &format!("{names} AuthMethod=None AuthMethod=None")), 0x0200);
+    assert_eq!(status(0, 1, &format!("{names} CHAP_A=5")), 0x0201);
     assert_eq!(status(0, 1, &format!("{names} MaxBurstLength=512")), 0x020b);
     assert_eq!(status(1, 3, &format!("{names} InitialR2T=No InitialR2T=No")), 0x0200);
 }

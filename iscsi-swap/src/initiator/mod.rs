@@ -44,7 +44,7 @@ use netswap_swap::{
 };
 
 use crate::auth::{ChapConfig, Entropy};
-use crate::login::{InitiatorLogin, Key, Params};
+use crate::login::{InitiatorLogin, Key, LOGIN_SEGMENT_MAX, LoginConfig, LoginError, Params};
 use crate::tx::TxRing;
 use crate::window::CmdWindow;
 pub use policy::{Digest, UnknownPolicy};
@@ -169,6 +169,19 @@ impl InitiatorConfig {
             .with(Key::DefaultTime2Retain, 0);
         offer.declaring(self.recv_segment)
     }
+
+    fn login(&self) -> LoginConfig {
+        LoginConfig {
+            initiator: self.initiator.clone(),
+            target: Some(self.target.clone()),
+            offer: self.offer(),
+            header_digest: self.header_digest,
+            data_digest: self.data_digest,
+            chap: self.chap.clone(),
+            entropy: self.entropy.clone(),
+            text_chunk: LOGIN_SEGMENT_MAX,
+        }
+    }
 }
 
 /// What an initiator has counted since it was made.
@@ -180,6 +193,8 @@ pub struct InitiatorStats {
     pub garbage: u64,
     /// Connections dropped because an answer was overdue.
     pub timeouts: u64,
+    /// Redirections to another portal that were followed.
+    pub redirects: u64,
     /// Connections that the target or the network ended.
     pub disconnects: u64,
     /// Commands issued again after a reconnect.
@@ -248,6 +263,14 @@ pub struct IscsiBackend {
     stopping: bool,
     last_heard: Time,
 
+    /// Where the next connection goes, unless a redirection says otherwise.
+    portal: SocketAddr,
+    /// Where the target was said to be, for one connection.
+    moved_to: Option<SocketAddr>,
+    /// Redirections since the last login.
+    redirects: u8,
+    /// Why the last login failed, if it did.
+    login_error: Option<LoginError>,
     login: InitiatorLogin,
     login_due: bool,
     /// Tag of the login, ping or logout that waits for its answer.
@@ -295,7 +318,6 @@ impl IscsiBackend {
         let names = [&config.target, &config.initiator];
         assert!(names.iter().all(|n| (1..=223).contains(&n.len())), "a name has 1 to 223 bytes");
         let tasks = config.in_flight + 1;
-        let offer = config.offer();
         let r2ts = config.outstanding_r2t.min(send::R2TS_MAX) as usize;
         IscsiBackend {
             label: config.label.clone(),
@@ -308,7 +330,11 @@ impl IscsiBackend {
             not_before: Time::ZERO,
             stopping: false,
             last_heard: Time::ZERO,
-            login: InitiatorLogin::new(config.initiator.clone(), config.target.clone(), offer),
+            portal: config.portal,
+            moved_to: None,
+            redirects: 0,
+            login_error: None,
+            login: InitiatorLogin::new(config.login()),
             login_due: false,
             login_tag: 0,
             ping_tag: None,
@@ -341,6 +367,12 @@ impl IscsiBackend {
     /// The counters.
     pub fn stats(&self) -> InitiatorStats {
         self.stats
+    }
+
+    /// Why the last login failed, if it did. With [`BackendState::Failed`] it says more than the
+    /// [`StoreError`] there.
+    pub fn login_error(&self) -> Option<LoginError> {
+        self.login_error
     }
 
     /// The values of the last login, once there was one.

@@ -17,6 +17,27 @@ pub enum Digest {
     Crc32c,
 }
 
+impl Digest {
+    /// The values to offer, the best first (section 13.1).
+    pub(crate) fn offer(self) -> &'static str {
+        match self {
+            Digest::None => "None",
+            Digest::Prefer => "CRC32C,None",
+            Digest::Crc32c => "CRC32C",
+        }
+    }
+
+    /// What this side takes of a list that the other offers: whether there is a digest. `None` if
+    /// there is nothing to take.
+    pub(crate) fn choose(self, list: &str) -> Option<bool> {
+        list.split(',').find_map(|value| match value {
+            "CRC32C" if self != Digest::None => Some(true),
+            "None" if self != Digest::Crc32c => Some(false),
+            _ => None,
+        })
+    }
+}
+
 /// A name that is not one of those there are.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {name:?}; known: {known}")]

@@ -69,7 +69,7 @@ impl IscsiBackend {
         let data_len = self.login.text().len() as u32;
         let bhs = LoginRequest {
             transit: nsg.is_some(),
-            more: false,
+            more: self.login.more(),
             csg: self.login.csg(),
             nsg: nsg.unwrap_or(stage::SECURITY),
             version_max: 0,

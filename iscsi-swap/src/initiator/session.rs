@@ -32,6 +32,11 @@ impl Session for IscsiBackend {
             self.link = Link::Stopped;
             return;
         }
+        if self.moved_to.is_some() {
+            // Elsewhere somebody waits: at once.
+            self.enter(now, Link::Waiting { until: now });
+            return self.arm(now);
+        }
         let until = (now + self.backoff).max(self.not_before);
         let doubled = self.backoff * 2;
         self.backoff = doubled.min(self.config.backoff_max).max(self.config.backoff_min);
@@ -75,7 +80,8 @@ impl Session for IscsiBackend {
         match self.link {
             Link::Waiting { until } if until <= now => {
                 self.enter(now, Link::Connecting);
-                Some(Action::Connect { remote: self.config.portal, same_port: false })
+                let remote = self.moved_to.take().unwrap_or(self.portal);
+                Some(Action::Connect { remote, same_port: false })
             }
             _ => None,
         }

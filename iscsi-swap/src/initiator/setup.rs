@@ -1,5 +1,7 @@
 //! From an open connection to a unit that can be used: login, then three questions to the unit.
 
+use std::net::SocketAddr;
+
 use netswap_net::Action;
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 use netswap_swap::{BackendState, StoreError};
@@ -7,7 +9,7 @@ use netswap_swap::{BackendState, StoreError};
 use super::receive::{PROBE_LEN, Violation};
 use super::task::{Kind, PROBE, ProbeStep, Step, Task, TaskState};
 use super::{IscsiBackend, Link};
-use crate::login::{LoginError, LoginStep};
+use crate::login::{LoginError, LoginStep, REDIRECTS_MAX, login_status};
 use crate::pdu::LoginResponse;
 use crate::scsi::Sense;
 use crate::scsi::data::{CAPACITY_LEN, Capacity, is_disk};
@@ -21,8 +23,10 @@ impl IscsiBackend {
         self.exp_stat_sn = 0;
         self.expect_first_stat_sn = true;
         self.login_tag = self.make_tag(self.tasks.len());
-        self.login.start().expect("two names of 223 bytes fit the text buffer");
-        self.login_due = true;
+        match self.login.start() {
+            Ok(()) => self.login_due = true,
+            Err(error) => self.login_failed(now, error, login_status::AUTHENTICATION),
+        }
     }
 
     pub(super) fn take_login_step(
@@ -43,23 +47,55 @@ impl IscsiBackend {
                 tracing::debug!(server = %self.label, ?params, "logged in");
                 self.params = params;
                 self.stats.logins += 1;
+                self.redirects = 0;
+                self.login_error = None;
                 self.enter(now, Link::Probe);
                 self.probe(ProbeStep::Ready);
             }
-            Err(LoginError::Refused(status)) => self.login_refused(now, status),
-            Err(error) => return Err(Violation::Login(error)),
+            Ok(LoginStep::Moved { to, permanent }) => self.redirected(now, to, permanent),
+            Err(error) => match error {
+                LoginError::Refused(status) => self.login_failed(now, error, status),
+                LoginError::Auth(_) => {
+                    self.login_failed(now, error, login_status::AUTHENTICATION);
+                }
+                LoginError::MovedToName | LoginError::Moved | LoginError::NoDigest(_) => {
+                    self.login_failed(now, error, login_status::INITIATOR_ERROR);
+                }
+                _ => {
+                    self.login_error = Some(error);
+                    return Err(Violation::Login(error));
+                }
+            },
         }
         Ok(())
     }
 
     /// A target that is short of something is asked again, one that objects only if it was content
     /// before: a target that restarts may not know its units yet.
-    fn login_refused(&mut self, now: Time, status: u16) {
-        tracing::warn!(server = %self.label, status, "login refused");
+    fn login_failed(&mut self, now: Time, error: LoginError, status: u16) {
+        tracing::warn!(server = %self.label, %error, "login failed");
+        self.login_error = Some(error);
         let initiator_error = status >> 8 != 3;
         if initiator_error && self.state == BackendState::Starting {
             return self.fail(now, StoreError::Refused { code: u32::from(status) });
         }
+        self.leave(now, Action::Abort);
+    }
+
+    /// The target is elsewhere (section 11.13.5, class 1): for the next connection, or for good.
+    fn redirected(&mut self, now: Time, to: SocketAddr, permanent: bool) {
+        self.redirects += 1;
+        if self.redirects > REDIRECTS_MAX {
+            self.redirects = 0;
+            let error = LoginError::TooManyRedirects;
+            return self.login_failed(now, error, login_status::MOVED_TEMPORARILY);
+        }
+        tracing::debug!(server = %self.label, %to, permanent, "redirected");
+        self.stats.redirects += 1;
+        if permanent {
+            self.portal = to;
+        }
+        self.moved_to = Some(to);
         self.leave(now, Action::Abort);
     }
 

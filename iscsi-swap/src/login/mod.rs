@@ -5,14 +5,19 @@
 //!
 //! ```text
 //!   SecurityNegotiation --T--> LoginOperationalNegotiation --T--> FullFeaturePhase
-//!      AuthMethod=None            digests, bursts, R2T, ...
+//!      AuthMethod, CHAP           digests, bursts, R2T, ...
 //! ```
+//!
+//! What is known of each key stands in one table (`keys`), which both sides read. A key that comes
+//! twice ends the login (section 6.3), except for TargetAddress.
 
+mod chap;
 mod initiator;
+mod keys;
 mod target;
 
-pub use initiator::{InitiatorLogin, LoginError, LoginStep};
-pub use target::{TargetLogin, TargetStep};
+pub use initiator::{AuthError, InitiatorLogin, LoginConfig, LoginError, LoginStep};
+pub use target::{TargetLogin, TargetLoginConfig, TargetStep};
 
 use crate::text;
 
@@ -21,6 +26,9 @@ pub const LOGIN_SEGMENT_MAX: usize = 8192;
 
 /// Most requests of one login; a peer that wants more never ends.
 pub(crate) const ROUNDS_MAX: u8 = 32;
+
+/// Most redirections in a row; picked by eye: a portal, a balancer, a target, and one more.
+pub const REDIRECTS_MAX: u8 = 4;
 
 /// Current and next stage (section 11.12.3).
 pub mod stage {
@@ -36,6 +44,10 @@ pub mod stage {
 pub mod login_status {
     /// Success.
     pub const SUCCESS: u16 = 0x0000;
+    /// The target is elsewhere for now; TargetAddress says where.
+    pub const MOVED_TEMPORARILY: u16 = 0x0101;
+    /// The target is elsewhere for good; TargetAddress says where.
+    pub const MOVED_PERMANENTLY: u16 = 0x0102;
     /// Initiator error without a closer reason.
     pub const INITIATOR_ERROR: u16 = 0x0200;
     /// Authentication failure.
@@ -156,6 +168,10 @@ pub struct Params {
     pub recv_own: u32,
     /// MaxRecvDataSegmentLength that the other side declared.
     pub recv_peer: u32,
+    /// Whether headers carry a digest.
+    pub header_digest: bool,
+    /// Whether data segments carry a digest.
+    pub data_digest: bool,
 }
 
 impl Default for Params {
@@ -165,6 +181,8 @@ impl Default for Params {
             values: SPECS.each_ref().map(|s| s.default),
             recv_own: LOGIN_SEGMENT_MAX as u32,
             recv_peer: LOGIN_SEGMENT_MAX as u32,
+            header_digest: false,
+            data_digest: false,
         }
     }
 }
@@ -226,38 +244,4 @@ impl Params {
     pub fn time2wait(&self) -> u32 {
         self.value(Key::DefaultTime2Wait)
     }
-}
-
-/// Keys that only declare: they get no answer.
-fn is_declaration(key: &str) -> bool {
-    matches!(
-        key,
-        "TargetAlias"
-            | "InitiatorAlias"
-            | "TargetAddress"
-            | "TargetPortalGroupTag"
-            | "InitiatorName"
-            | "TargetName"
-            | "SessionType"
-    )
-}
-
-/// The answer to a key that is known by name only (13.25 for the marker keys, 13.23, 13.24).
-fn fixed_answer(key: &str) -> &'static str {
-    match key {
-        "IFMarker" | "OFMarker" | "IFMarkInt" | "OFMarkInt" => "Reject",
-        "TaskReporting" => "RFC3720",
-        "iSCSIProtocolLevel" => "1",
-        _ => "NotUnderstood",
-    }
-}
-
-/// Values that answer without a value (section 6.2).
-fn is_refusal(value: &str) -> bool {
-    matches!(value, "NotUnderstood" | "Irrelevant" | "Reject")
-}
-
-/// A key whose value is a list, which holds `None` for one (digests, AuthMethod).
-fn list_has_none(value: &str) -> bool {
-    value.split(',').any(|v| v == "None")
 }

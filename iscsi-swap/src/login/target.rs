@@ -2,7 +2,11 @@
 
 use arrayvec::ArrayVec;
 
+use super::chap::{ChapFault, ChapTarget};
+use super::keys::{Kind, Seen, is_refusal};
 use super::*;
+use crate::auth::{ChapConfig, Entropy};
+use crate::initiator::Digest;
 use crate::pdu::LoginRequest;
 use crate::text::{TextError, TextWriter, pairs};
 
@@ -27,11 +31,49 @@ pub enum TargetStep {
     Fail(u16),
 }
 
+/// What a target answers a login with.
+#[derive(Clone, Debug)]
+pub struct TargetLoginConfig {
+    /// What it offers; `offer.recv_own` is declared.
+    pub offer: Params,
+    /// Digest of headers.
+    pub header_digest: Digest,
+    /// Digest of data.
+    pub data_digest: Digest,
+    /// Credentials: what initiators have to prove, and what the target proves itself with.
+    pub chap: Option<ChapConfig>,
+    /// What challenges to initiators are made of.
+    pub entropy: Entropy,
+    /// Rounds beyond those needed.
+    pub extra_rounds: u8,
+    /// Most bytes of text in a response.
+    pub text_chunk: usize,
+}
+
+impl TargetLoginConfig {
+    /// A login with these offers, without credentials and digests.
+    pub fn new(offer: Params) -> TargetLoginConfig {
+        TargetLoginConfig {
+            offer,
+            header_digest: Digest::None,
+            data_digest: Digest::None,
+            chap: None,
+            entropy: Entropy::default(),
+            extra_rounds: 0,
+            text_chunk: LOGIN_SEGMENT_MAX,
+        }
+    }
+}
+
 /// The target's side of a login.
 #[derive(Debug)]
 pub struct TargetLogin {
     offer: Params,
+    digests: [Digest; 2],
+    chap: Option<ChapTarget>,
     params: Params,
+    seen: Seen,
+    discovery: bool,
     /// Bit `i`: key `i` of `SPECS` is settled.
     settled: u16,
     /// Bit `i`: key `i` was offered by this side, its answer is due.
@@ -52,20 +94,24 @@ pub struct TargetLogin {
 }
 
 impl TargetLogin {
-    /// A login with these offers. It takes `extra_rounds` more rounds than needed; text goes
-    /// out in pieces of `chunk_max` bytes at most.
-    pub fn new(offer: Params, extra_rounds: u8, chunk_max: usize) -> TargetLogin {
+    /// A login, ready for the first request.
+    pub fn new(config: TargetLoginConfig) -> TargetLogin {
+        let chap = config.chap.map(|chap| ChapTarget::new(chap, config.entropy));
         TargetLogin {
-            offer,
+            offer: config.offer,
+            digests: [config.header_digest, config.data_digest],
+            chap,
             params: Params::default(),
+            seen: Seen::default(),
+            discovery: false,
             settled: 0,
             asked: 0,
             first: true,
             declared: false,
             stage: stage::SECURITY,
             rounds: 0,
-            extra_rounds,
-            chunk_max: chunk_max.clamp(1, LOGIN_SEGMENT_MAX),
+            extra_rounds: config.extra_rounds,
+            chunk_max: config.text_chunk.clamp(1, LOGIN_SEGMENT_MAX),
             initiator: ArrayVec::new(),
             text_in: Box::new([0; TEXT_IN_MAX]),
             in_len: 0,
@@ -79,6 +125,11 @@ impl TargetLogin {
     /// Starts over, for the next connection.
     pub fn reset(&mut self, extra_rounds: u8) {
         self.params = Params { recv_own: self.offer.recv_own, ..Params::default() };
+        self.seen = Seen::default();
+        self.discovery = false;
+        if let Some(chap) = &mut self.chap {
+            chap.reset();
+        }
         self.settled = 0;
         self.asked = 0;
         self.first = true;
@@ -121,9 +172,26 @@ impl TargetLogin {
         Params { recv_own, ..self.params }
     }
 
+    /// Whether the session is for discovery.
+    pub fn is_discovery(&self) -> bool {
+        self.discovery
+    }
+
     /// The initiator's name.
     pub fn initiator(&self) -> &[u8] {
         &self.initiator
+    }
+
+    /// Any request, at a target that is elsewhere.
+    pub fn redirect(&mut self, address: &str, permanent: bool) -> TargetStep {
+        let mut out = TextWriter::new(&mut *self.text_out);
+        // Without room for it the initiator learns that, and no address.
+        let _ = out.push("TargetAddress", address);
+        (self.out_len, self.out_from, self.out_to) = (out.len(), 0, out.len());
+        TargetStep::Fail(match permanent {
+            true => login_status::MOVED_PERMANENTLY,
+            false => login_status::MOVED_TEMPORARILY,
+        })
     }
 
     /// A request whose text has arrived; `name` is this target's.
@@ -144,6 +212,9 @@ impl TargetLogin {
                 return Err(login_status::VERSION);
             }
             self.stage = request.csg;
+            if self.chap.is_some() && self.stage != stage::SECURITY {
+                return Err(login_status::AUTHENTICATION);
+            }
         } else if request.csg != self.stage {
             return Err(login_status::INVALID_DURING_LOGIN);
         }
@@ -162,18 +233,26 @@ impl TargetLogin {
         }
         self.answer(name).map_err(|fault| match fault {
             Fault::Status(status) => status,
+            Fault::Chap(error) => {
+                tracing::debug!(%error, "login refused");
+                login_status::AUTHENTICATION
+            }
             Fault::Text(error) => {
                 tracing::debug!(%error, "login text");
                 login_status::INITIATOR_ERROR
             }
         })?;
         self.in_len = 0;
-        let mut ends = request.transit && self.asked == 0;
+        let is_proven = self.chap.as_ref().is_none_or(ChapTarget::is_done);
+        let mut ends = request.transit && self.asked == 0 && is_proven;
         if ends && self.extra_rounds > 0 {
             self.extra_rounds -= 1;
             ends = false;
         }
         let step = self.reply(ends.then_some(request.nsg));
+        if step == (TargetStep::Reply { nsg: Some(stage::FULL_FEATURE), more: false }) {
+            self.check_digests()?;
+        }
         if let TargetStep::Reply { nsg: Some(nsg), .. } = step {
             self.stage = nsg;
         }
@@ -188,58 +267,107 @@ impl TargetLogin {
         TargetStep::Reply { nsg: nsg.filter(|_| !more), more }
     }
 
+    /// A digest that has to be there is.
+    fn check_digests(&self) -> Result<(), u16> {
+        let agreed = [self.params.header_digest, self.params.data_digest];
+        let missing = |(policy, has): (&Digest, bool)| *policy == Digest::Crc32c && !has;
+        match self.digests.iter().zip(agreed).any(missing) {
+            true => Err(login_status::INITIATOR_ERROR),
+            false => Ok(()),
+        }
+    }
+
     fn answer(&mut self, name: &str) -> Result<(), Fault> {
-        let mut found = Found::default();
-        let mut seen = 0u16;
+        let mut target = None;
+        let mut answers = 0u16;
         let mut out = TextWriter::new(&mut *self.text_out);
         for pair in pairs(&self.text_in[..self.in_len]) {
             let (key, value) = pair?;
-            match key {
-                "InitiatorName" => {
+            let taken = self.seen.take(key);
+            let Some((kind, _)) = taken.map_err(|_| login_status::INITIATOR_ERROR)? else {
+                if !is_refusal(value) {
+                    out.push(key, "NotUnderstood")?;
+                }
+                continue;
+            };
+            match kind {
+                Kind::InitiatorName => {
                     self.initiator.clear();
                     let fits = self.initiator.try_extend_from_slice(value.as_bytes());
-                    fits.map_err(|_| Fault::Status(login_status::INITIATOR_ERROR))?;
+                    fits.map_err(|_| login_status::INITIATOR_ERROR)?;
                 }
-                "TargetName" => found.target = Some(value == name),
-                "SessionType" => found.discovery = value != "Normal",
-                "AuthMethod" if list_has_none(value) => out.push(key, "None")?,
-                "AuthMethod" => return Err(Fault::Status(login_status::AUTHENTICATION)),
-                "HeaderDigest" | "DataDigest" if is_refusal(value) => {}
-                "HeaderDigest" | "DataDigest" if list_has_none(value) => out.push(key, "None")?,
-                "HeaderDigest" | "DataDigest" => out.push(key, "Reject")?,
-                "MaxRecvDataSegmentLength" => match SEGMENT.parse(value) {
+                Kind::TargetName => target = Some(value == name),
+                Kind::SessionType => match value {
+                    "Normal" => {}
+                    "Discovery" => self.discovery = true,
+                    _ => return Err(login_status::SESSION_TYPE.into()),
+                },
+                Kind::AuthMethod => match &mut self.chap {
+                    None if has(value, "None") => out.push(key, "None")?,
+                    Some(chap) if has(value, "CHAP") => {
+                        chap.choose();
+                        out.push(key, "CHAP")?;
+                    }
+                    _ => return Err(login_status::AUTHENTICATION.into()),
+                },
+                Kind::Chap(part) => match &mut self.chap {
+                    Some(chap) => chap.take(part, value)?,
+                    None => return Err(login_status::AUTHENTICATION.into()),
+                },
+                Kind::Digest(_) | Kind::Value(_) if self.stage != stage::OPERATIONAL => {
+                    return Err(login_status::INVALID_DURING_LOGIN.into());
+                }
+                Kind::Digest(_) if is_refusal(value) => {}
+                Kind::Digest(which) => {
+                    let chosen = self.digests[which].choose(value);
+                    let agreed = match which {
+                        0 => &mut self.params.header_digest,
+                        _ => &mut self.params.data_digest,
+                    };
+                    *agreed = chosen == Some(true);
+                    let answer = match chosen {
+                        Some(true) => "CRC32C",
+                        Some(false) => "None",
+                        None => "Reject",
+                    };
+                    out.push(key, answer)?;
+                }
+                Kind::Segment => match SEGMENT.parse(value) {
                     Some(len) => self.params.recv_peer = len,
                     None => out.push(key, "Reject")?,
                 },
-                _ => match SPECS.iter().position(|s| s.name == key) {
-                    Some(_) if self.stage != stage::OPERATIONAL => {
-                        return Err(Fault::Status(login_status::INVALID_DURING_LOGIN));
+                // 13.2, 13.10 to 13.20: without meaning in a discovery session.
+                Kind::Value(_) if self.discovery => out.push(key, "Irrelevant")?,
+                Kind::Value(i) => {
+                    let keys = (&mut self.settled, &mut self.asked);
+                    match settle(&self.offer, &mut self.params, keys, i, value)? {
+                        Settled::Answer => answers |= 1 << i,
+                        Settled::Done => {}
+                        Settled::Bad => out.push(key, "Reject")?,
                     }
-                    Some(i) => {
-                        let keys = (&mut self.settled, &mut self.asked);
-                        match settle(&self.offer, &mut self.params, keys, i, value)? {
-                            Settled::Answer => seen |= 1 << i,
-                            Settled::Done => {}
-                            Settled::Bad => out.push(key, "Reject")?,
-                        }
-                    }
-                    None if is_declaration(key) || is_refusal(value) => {}
-                    None => out.push(key, fixed_answer(key))?,
-                },
+                }
+                Kind::Fixed(answer) if !is_refusal(value) => out.push(key, answer)?,
+                Kind::Fixed(_) | Kind::Declaration | Kind::TargetAddress => {}
             }
         }
-        push_values(&mut out, &self.params, seen)?;
+        if let Some(chap) = &mut self.chap {
+            chap.step(&mut out)?;
+        }
+        push_values(&mut out, &self.params, answers)?;
         if self.first {
             self.first = false;
-            check_names(&found, &self.initiator)?;
+            check_names(target, self.discovery, &self.initiator)?;
             // 13.9: with the first response of a normal session.
-            out.push_number("TargetPortalGroupTag", 1)?;
+            if !self.discovery {
+                out.push_number("TargetPortalGroupTag", 1)?;
+            }
         }
         if self.stage == stage::OPERATIONAL && !self.declared {
             self.declared = true;
             out.push_number("MaxRecvDataSegmentLength", self.offer.recv_own)?;
             // What the initiator did not bring up, and would not be as it is wanted here.
-            let unsaid = (0..SPECS.len()).filter(|i| self.settled & (1 << i) == 0).filter(|i| {
+            let last = if self.discovery { 0 } else { SPECS.len() };
+            let unsaid = (0..last).filter(|i| self.settled & (1 << i) == 0).filter(|i| {
                 let (spec, ours) = (&SPECS[*i], self.offer.values[*i]);
                 spec.rule.combine(ours, spec.default) != spec.default
             });
@@ -254,24 +382,18 @@ impl TargetLogin {
     }
 }
 
-#[derive(Default)]
-struct Found {
-    /// Whether the target that is wanted is this one.
-    target: Option<bool>,
-    discovery: bool,
+/// Whether a list has this value.
+fn has(list: &str, value: &str) -> bool {
+    list.split(',').any(|one| one == value)
 }
 
-fn check_names(found: &Found, initiator: &[u8]) -> Result<(), Fault> {
-    let status = if initiator.is_empty() {
-        login_status::MISSING_PARAMETER
-    } else if found.discovery {
-        login_status::SESSION_TYPE
-    } else {
-        match found.target {
-            None => login_status::MISSING_PARAMETER,
-            Some(false) => login_status::NOT_FOUND,
-            Some(true) => return Ok(()),
-        }
+/// `target` says whether the target that is wanted is this one; a discovery session needs none.
+fn check_names(target: Option<bool>, discovery: bool, initiator: &[u8]) -> Result<(), Fault> {
+    let status = match target {
+        _ if initiator.is_empty() => login_status::MISSING_PARAMETER,
+        Some(false) => login_status::NOT_FOUND,
+        None if !discovery => login_status::MISSING_PARAMETER,
+        _ => return Ok(()),
     };
     Err(Fault::Status(status))
 }
@@ -333,7 +455,20 @@ fn push_values(out: &mut TextWriter<'_>, params: &Params, bits: u16) -> Result<(
 
 enum Fault {
     Status(u16),
+    Chap(ChapFault),
     Text(TextError),
+}
+
+impl From<u16> for Fault {
+    fn from(status: u16) -> Fault {
+        Fault::Status(status)
+    }
+}
+
+impl From<ChapFault> for Fault {
+    fn from(fault: ChapFault) -> Fault {
+        Fault::Chap(fault)
+    }
 }
 
 impl From<TextError> for Fault {

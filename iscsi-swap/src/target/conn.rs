@@ -178,12 +178,12 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn new(config: &TargetConfig, offer: Params) -> Conn {
+    pub(super) fn new(config: &TargetConfig, index: usize) -> Conn {
         let slots = config.slots();
         Conn {
             phase: Phase::Closed,
             action: None,
-            login: TargetLogin::new(offer, config.keys.extra_rounds, config.keys.text_chunk),
+            login: TargetLogin::new(config.login(index)),
             login_reply: None,
             extra_rounds: config.keys.extra_rounds,
             params: Params::default(),

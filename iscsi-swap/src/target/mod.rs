@@ -28,7 +28,9 @@ use netswap_swap::Disk;
 use rand_core::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use crate::login::{Key, LOGIN_SEGMENT_MAX, Params};
+use crate::auth::{ChapConfig, Entropy};
+use crate::initiator::Digest;
+use crate::login::{Key, LOGIN_SEGMENT_MAX, Params, TargetLoginConfig};
 pub use crate::scsi::SenseForm;
 use crate::scsi::data::UnitInfo;
 use conn::{Conn, Ctl};
@@ -61,6 +63,10 @@ pub struct LoginKeys {
     pub extra_rounds: u8,
     /// Login text goes out in pieces of this many bytes.
     pub text_chunk: usize,
+    /// Digest of headers.
+    pub header_digest: Digest,
+    /// Digest of data.
+    pub data_digest: Digest,
 }
 
 impl Default for LoginKeys {
@@ -75,6 +81,8 @@ impl Default for LoginKeys {
             time2wait: 0,
             extra_rounds: 0,
             text_chunk: LOGIN_SEGMENT_MAX,
+            header_digest: Digest::None,
+            data_digest: Digest::None,
         }
     }
 }
@@ -115,6 +123,11 @@ pub struct TargetConfig {
     pub faults: TargetFaults,
     /// Seed of the generator that faults are drawn from.
     pub seed: u64,
+    /// What initiators have to prove themselves with, and what the target proves itself with if it is
+    /// asked.
+    pub chap: Option<ChapConfig>,
+    /// What challenges to initiators are made of; only looked at with `chap`.
+    pub entropy: Entropy,
 }
 
 impl TargetConfig {
@@ -131,6 +144,21 @@ impl TargetConfig {
             status_with_data: true,
             faults: TargetFaults::default(),
             seed: 0,
+            chap: None,
+            entropy: Entropy::default(),
+        }
+    }
+
+    /// Each connection has challenges of its own.
+    fn login(&self, index: usize) -> TargetLoginConfig {
+        TargetLoginConfig {
+            offer: self.keys.offer(),
+            header_digest: self.keys.header_digest,
+            data_digest: self.keys.data_digest,
+            chap: self.chap.clone(),
+            entropy: self.entropy.fork(index as u64),
+            extra_rounds: self.keys.extra_rounds,
+            text_chunk: self.keys.text_chunk,
         }
     }
 
@@ -143,6 +171,15 @@ impl TargetConfig {
         let each = self.transfer_max as usize / PAGE_SIZE;
         u32::try_from(self.max_connections * self.slots() * each).unwrap_or(u32::MAX)
     }
+}
+
+/// Where a target sends those that log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// As in TargetAddress (RFC 7143 section 13.8): `host[:port][,tag]`, at most 255 bytes.
+    pub address: String,
+    /// For good, rather than for now.
+    pub permanent: bool,
 }
 
 /// Why a target could not be set up.
@@ -189,6 +226,8 @@ pub struct IscsiTarget<D: Disk> {
     rng: Xoshiro256PlusPlus,
     counts: FaultCounts,
     next_tsih: u16,
+    /// Where logins are sent instead.
+    moved: Option<Moved>,
     /// New sessions find the units reset.
     restarted: bool,
     protocol_errors: u64,
@@ -208,9 +247,8 @@ impl<D: Disk> IscsiTarget<D> {
         assert!((1..=1024).contains(&config.queue_depth), "queue_depth is 1 to 1024");
         assert!((1..=config.queue_depth).contains(&config.login_window));
         assert!(config.keys.outstanding_r2t <= conn::R2TS_MAX as u32, "at most 8 R2Ts");
-        let offer = config.keys.offer();
         let run = pool.set_aside(config.frames())?;
-        let conns = (0..config.max_connections).map(|_| Conn::new(&config, offer)).collect();
+        let conns = (0..config.max_connections).map(|index| Conn::new(&config, index)).collect();
         Ok(IscsiTarget {
             rng: Xoshiro256PlusPlus::seed_from_u64(config.seed),
             luns: Vec::new(),
@@ -218,6 +256,7 @@ impl<D: Disk> IscsiTarget<D> {
             run,
             counts: FaultCounts::default(),
             next_tsih: 1,
+            moved: None,
             restarted: false,
             protocol_errors: 0,
             config,
@@ -289,6 +328,12 @@ impl<D: Disk> IscsiTarget<D> {
     /// The disk of a unit.
     pub fn disk_mut(&mut self, lun: u16) -> Option<&mut D> {
         self.luns.iter_mut().find(|l| l.lun == lun).map(|l| &mut l.disk)
+    }
+
+    /// From now on logins are sent to `moved` (RFC 7143 section 11.13.5, class 1), or, with `None`, are
+    /// taken here again.
+    pub fn redirect(&mut self, moved: Option<Moved>) {
+        self.moved = moved;
     }
 
     /// The faults that have happened.

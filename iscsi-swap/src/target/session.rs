@@ -86,6 +86,8 @@ impl<D: Disk> IscsiTarget<D> {
                 true => login_status::TOO_MANY_CONNECTIONS,
                 false => login_status::NO_SESSION,
             })
+        } else if let Some(moved) = &self.moved {
+            conn.login.redirect(&moved.address, moved.permanent)
         } else {
             conn.login.handle(request, &self.config.name)
         };
@@ -123,7 +125,7 @@ impl<D: Disk> IscsiTarget<D> {
             }
         };
         let conn = &mut self.conns[index];
-        if reply.status == login_status::SUCCESS {
+        if matches!(reply.status >> 8, 0 | 1) {
             reply.data_len = conn.login.chunk().len() as u32;
         }
         conn.phase = phase;
