@@ -18,6 +18,7 @@
 
 pub mod auth;
 pub mod credentials;
+mod digest;
 pub mod initiator;
 pub mod login;
 pub mod pdu;

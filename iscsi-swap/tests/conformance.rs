@@ -1,6 +1,6 @@
 //! Goal: `IscsiBackend` keeps what every `SwapBackend` has to keep.
 //! Method: the suite of netswap-swap, over an initiator joined to the embedded target, with a quiet
-//! and with a faulty target.
+//! and with a faulty target, without and with digests.
 
 mod common;
 
@@ -8,14 +8,16 @@ use std::cell::RefCell;
 use std::mem::swap;
 
 use common::{Pump, initiator_config, target_config};
-use netswap_iscsi::{IscsiBackend, TargetFaults, WritePolicy};
+use netswap_iscsi::{Digest, IscsiBackend, TargetFaults, WritePolicy};
 use netswap_reserve::{PagePool, PoolConfig, Span};
 use netswap_swap::conformance;
 
-fn conform(policy: WritePolicy, faults: TargetFaults) {
+fn conform(policy: WritePolicy, digest: Digest, faults: TargetFaults) {
     let mut initiator = initiator_config();
     initiator.write_policy = policy;
+    (initiator.header_digest, initiator.data_digest) = (digest, digest);
     let mut target = target_config();
+    (target.keys.header_digest, target.keys.data_digest) = (digest, digest);
     target.faults = faults;
     let world = RefCell::new(Pump::new(3, initiator.clone(), target));
     let pool = PagePool::new(PoolConfig::new(256));
@@ -42,12 +44,27 @@ fn conform(policy: WritePolicy, faults: TargetFaults) {
 
 #[test]
 fn with_fua() {
-    conform(WritePolicy::Fua, TargetFaults::default());
+    conform(WritePolicy::Fua, Digest::None, TargetFaults::default());
 }
 
 #[test]
 fn with_cache_synchronized() {
-    conform(WritePolicy::SyncCache, TargetFaults::default());
+    conform(WritePolicy::SyncCache, Digest::None, TargetFaults::default());
+}
+
+#[test]
+fn with_digests() {
+    conform(WritePolicy::Fua, Digest::Crc32c, TargetFaults::default());
+}
+
+#[test]
+fn with_digests_that_are_wrong_at_times() {
+    let faults = TargetFaults {
+        header_digest_ppm: 50_000,
+        data_digest_ppm: 50_000,
+        ..TargetFaults::default()
+    };
+    conform(WritePolicy::SyncCache, Digest::Crc32c, faults);
 }
 
 #[test]
@@ -60,6 +77,7 @@ fn with_a_faulty_target() {
         busy_ppm: 50_000,
         task_set_full_ppm: 50_000,
         check_condition_ppm: 50_000,
+        ..TargetFaults::default()
     };
-    conform(WritePolicy::Fua, faults);
+    conform(WritePolicy::Fua, Digest::None, faults);
 }

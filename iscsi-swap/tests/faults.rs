@@ -86,6 +86,7 @@ fn all_of_them_at_once() {
         busy_ppm: 50_000,
         task_set_full_ppm: 50_000,
         check_condition_ppm: 50_000,
+        ..Default::default()
     };
     for seed in 10..16 {
         run_with(seed, faults, 200);

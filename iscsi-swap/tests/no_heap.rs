@@ -8,7 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use netswap_iscsi::{
-    InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig, TargetFaults, WritePolicy,
+    ChapConfig, Credentials, Digest, InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig,
+    TargetFaults, WritePolicy,
 };
 use netswap_net::{Action, Disconnect, SendVec, Session};
 use netswap_reserve::{Gfp, PagePool, PoolConfig, Span, Time};
@@ -128,7 +129,8 @@ struct World {
 }
 
 impl World {
-    fn new(policy: WritePolicy) -> World {
+    /// `secure`: with CHAP in both directions and digests.
+    fn new(policy: WritePolicy, secure: bool) -> World {
         let iqn = "iqn.2026-01.test:disk";
         let mut target = TargetConfig::new(iqn);
         target.queue_depth = 8;
@@ -139,6 +141,15 @@ impl World {
         let mut initiator = InitiatorConfig::new("10.0.0.2:3260".parse().unwrap(), iqn, 0);
         initiator.request_timeout = Span::from_secs(1);
         initiator.write_policy = policy;
+        if secure {
+            initiator.chap = Some(ChapConfig {
+                initiator: Credentials::new("alice", b"secretpass12").unwrap(),
+                target: Credentials::new("targ", b"targetpass34"),
+            });
+            (initiator.header_digest, initiator.data_digest) = (Digest::Crc32c, Digest::Crc32c);
+            target.chap = initiator.chap.clone();
+            (target.keys.header_digest, target.keys.data_digest) = (Digest::Prefer, Digest::Prefer);
+        }
         let mut target = IscsiTarget::new(target, pool.clone()).unwrap();
         target.add_lun(0, MemDisk::new(1 << 20), 512, false).unwrap();
         World {
@@ -233,8 +244,10 @@ fn nothing_is_allocated_once_the_backend_is_ready() {
         std::hint::black_box(Box::new(7u8));
     });
     assert_eq!(planted, 1, "the allocator catches one that is planted");
-    for policy in [WritePolicy::Fua, WritePolicy::SyncCache] {
-        let mut world = World::new(policy);
+    for (policy, secure) in
+        [(WritePolicy::Fua, false), (WritePolicy::SyncCache, false), (WritePolicy::Fua, true)]
+    {
+        let mut world = World::new(policy, secure);
         while !matches!(world.backend.state(), BackendState::Ready { .. }) {
             world.step();
         }
@@ -258,6 +271,8 @@ fn nothing_is_allocated_once_the_backend_is_ready() {
             busy_ppm: 100_000,
             task_set_full_ppm: 100_000,
             check_condition_ppm: 100_000,
+            header_digest_ppm: if secure { 20_000 } else { 0 },
+            data_digest_ppm: if secure { 20_000 } else { 0 },
         });
         let faulty = armed(|| (0..40).for_each(|round| world.round(round, |_| ())));
         assert_eq!(faulty, 0, "faults of the target");

@@ -85,6 +85,7 @@ impl StoreServer {
                 busy_ppm: ppm(spec.busy) / 2,
                 task_set_full_ppm: ppm(spec.busy) / 2,
                 check_condition_ppm: ppm(spec.short),
+                ..TargetFaults::default()
             }),
         }
     }

@@ -191,6 +191,8 @@ pub struct InitiatorStats {
     pub logins: u64,
     /// Connections dropped because the target broke the protocol.
     pub garbage: u64,
+    /// Connections dropped because a digest was wrong, on either side.
+    pub digest_errors: u64,
     /// Connections dropped because an answer was overdue.
     pub timeouts: u64,
     /// Redirections to another portal that were followed.

@@ -10,6 +10,7 @@ use super::send::{Burst, R2TS_MAX};
 use super::task::{PROBE, TAG_BITS, Task, TaskState};
 use super::verdict::Ending;
 use super::{IscsiBackend, Link};
+use crate::digest::{self, Crc, DIGEST_LEN, Digests};
 use crate::login::{LOGIN_SEGMENT_MAX, LoginError};
 use crate::pdu::{
     AsyncMessage, BHS_LEN, Bhs, DataIn, LogoutResponse, NopIn, PduError, R2t, Reject, ResponsePdu,
@@ -57,9 +58,20 @@ pub(crate) enum Violation {
     Sense,
     #[error("PDU rejected by the target")]
     Rejected,
+    #[error("header digest is wrong")]
+    HeaderDigest,
+    #[error("data digest is wrong")]
+    DataDigest,
+    #[error("target found a data digest wrong")]
+    DigestRejected,
 }
 
 impl Violation {
+    /// Whether bytes were damaged on their way, which is not the fault of a side or a command.
+    pub(super) fn is_damage(self) -> bool {
+        matches!(self, Violation::HeaderDigest | Violation::DataDigest | Violation::DigestRejected)
+    }
+
     /// For `StoreError::Garbage`.
     pub(super) fn what(self) -> &'static str {
         match self {
@@ -82,6 +94,8 @@ impl Violation {
             Violation::Pings => "flood of pings",
             Violation::Sense => "sense data longer than its segment",
             Violation::Rejected => "PDU rejected",
+            Violation::HeaderDigest => "wrong header digest",
+            Violation::DataDigest | Violation::DigestRejected => "wrong data digest",
         }
     }
 }
@@ -98,8 +112,10 @@ enum Dest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Header,
+    HeaderDigest,
     Data { dest: Dest, len: usize },
     Padding { len: usize },
+    DataDigest,
 }
 
 /// The PDU that is being received.
@@ -111,6 +127,12 @@ pub(super) struct Receiver {
     /// Bytes of `part` that have arrived.
     at: usize,
     pad: [u8; 4],
+    /// Which digests there are.
+    digests: Digests,
+    /// The digest that has arrived.
+    digest: [u8; DIGEST_LEN],
+    /// That of the data so far.
+    crc: Crc,
     /// Login text (which may span PDUs), sense, set-up data.
     small: Box<[u8; LOGIN_SEGMENT_MAX]>,
     /// Bytes of login text that earlier PDUs brought.
@@ -125,6 +147,9 @@ impl Receiver {
             part: Part::Header,
             at: 0,
             pad: [0; 4],
+            digests: Digests::default(),
+            digest: [0; DIGEST_LEN],
+            crc: Crc::new(),
             small: Box::new([0; LOGIN_SEGMENT_MAX]),
             text_len: 0,
         }
@@ -135,6 +160,37 @@ impl Receiver {
         self.part = Part::Header;
         self.at = 0;
         self.text_len = 0;
+        self.digests = Digests::default();
+    }
+
+    /// PDUs from now on have these digests.
+    pub(super) fn set_digests(&mut self, digests: Digests) {
+        self.digests = digests;
+    }
+
+    /// `n` more bytes have arrived in the buffer: they go into the digest of the data.
+    fn digest_arrived(&mut self, tasks: &[Task], n: usize) {
+        if !self.digests.data {
+            return;
+        }
+        let at = self.at;
+        match self.part {
+            Part::Data { dest: Dest::Small(start), .. } => {
+                self.crc.update(&self.small[start + at..start + at + n]);
+            }
+            Part::Data { dest: Dest::Pages { task, offset }, .. } => {
+                let (mut from, end) = (offset + at, offset + at + n);
+                while from < end {
+                    let in_page = from % PAGE_SIZE;
+                    let len = (PAGE_SIZE - in_page).min(end - from);
+                    let page = tasks[task].pages[from / PAGE_SIZE].bytes();
+                    self.crc.update(&page[in_page..in_page + len]);
+                    from += len;
+                }
+            }
+            Part::Padding { .. } => self.crc.update(&self.pad[at..at + n]),
+            Part::Header | Part::HeaderDigest | Part::DataDigest => {}
+        }
     }
 
     /// The tag that the PDU at hand names a command by.
@@ -162,6 +218,7 @@ impl Receiver {
                 &mut page[in_page..in_page + n]
             }
             Part::Padding { len } => &mut self.pad[at..len],
+            Part::HeaderDigest | Part::DataDigest => &mut self.digest[at..],
         }
     }
 
@@ -178,21 +235,47 @@ impl Receiver {
 impl IscsiBackend {
     /// `n` bytes have arrived in the buffer.
     pub(super) fn receive(&mut self, now: Time, n: usize) -> Result<(), Violation> {
+        self.rx.digest_arrived(&self.tasks, n);
         self.rx.at += n;
         match self.rx.part {
-            Part::Header if self.rx.at == BHS_LEN => self.receive_header(now),
-            Part::Data { len, .. } if self.rx.at == len => {
-                self.rx.at = 0;
-                match padding(len) {
-                    0 => self.finish_pdu(now),
-                    len => {
-                        self.rx.part = Part::Padding { len };
-                        Ok(())
-                    }
+            Part::Header if self.rx.at == BHS_LEN => match self.rx.digests.header {
+                true => self.next_part(Part::HeaderDigest),
+                false => self.receive_header(now),
+            },
+            Part::HeaderDigest if self.rx.at == DIGEST_LEN => {
+                if self.rx.digest != digest::of(&self.rx.bhs) {
+                    // Nothing in it names a command.
+                    self.rx.pdu = None;
+                    return Err(Violation::HeaderDigest);
                 }
+                self.receive_header(now)
             }
-            Part::Padding { len } if self.rx.at == len => self.finish_pdu(now),
+            Part::Data { len, .. } if self.rx.at == len => match padding(len) {
+                0 => self.data_arrived(now),
+                len => self.next_part(Part::Padding { len }),
+            },
+            Part::Padding { len } if self.rx.at == len => self.data_arrived(now),
+            Part::DataDigest if self.rx.at == DIGEST_LEN => {
+                if self.rx.digest != self.rx.crc.finish() {
+                    return Err(Violation::DataDigest);
+                }
+                self.finish_pdu(now)
+            }
             _ => Ok(()),
+        }
+    }
+
+    fn next_part(&mut self, part: Part) -> Result<(), Violation> {
+        self.rx.part = part;
+        self.rx.at = 0;
+        Ok(())
+    }
+
+    /// Data and padding are here.
+    fn data_arrived(&mut self, now: Time) -> Result<(), Violation> {
+        match self.rx.digests.data {
+            true => self.next_part(Part::DataDigest),
+            false => self.finish_pdu(now),
         }
     }
 
@@ -208,6 +291,9 @@ impl IscsiBackend {
         let dest = self.check(&pdu, len)?;
         if len == 0 {
             return self.finish_pdu(now);
+        }
+        if self.rx.digests.data {
+            self.rx.crc = Crc::new();
         }
         self.rx.part = Part::Data { dest, len };
         Ok(())
@@ -472,7 +558,10 @@ impl IscsiBackend {
             self.ping_tag = None;
             return Ok(());
         }
-        Err(Violation::Rejected)
+        Err(match message.reason {
+            reject::DATA_DIGEST => Violation::DigestRejected,
+            _ => Violation::Rejected,
+        })
     }
 
     fn wait_before_connect(&mut self, now: Time, seconds: u16) {

@@ -5,9 +5,9 @@ use netswap_net::SendVec;
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::PageVec;
 
-use super::task::{PROBE, TaskState};
+use super::task::{PROBE, Task, TaskState};
 use super::{IscsiBackend, Link, WritePolicy};
-use crate::login::stage;
+use crate::login::{InitiatorLogin, stage};
 use crate::pdu::{DataOut, LoginRequest, LogoutRequest, NopOut, ScsiCommand, TAG_NONE, lun_bytes};
 use crate::tx::TxPdu;
 
@@ -38,8 +38,18 @@ pub(super) struct Burst {
 }
 
 impl IscsiBackend {
-    /// Fills the ring with what may be sent now.
+    /// Fills the ring with what may be sent now, and makes the digests of the data in it.
     pub(super) fn refill(&mut self, now: Time) {
+        self.fill(now);
+        let (login, tasks) = (&self.login, &self.tasks);
+        self.tx.seal(|pdu, from, crc| {
+            let mut out = SendVec::new();
+            push_data(login, tasks, pdu, from, &mut out);
+            crc.take(&out)
+        });
+    }
+
+    fn fill(&mut self, now: Time) {
         while self.tx.free() > 0 {
             let sent = match self.link {
                 Link::Login => self.send_login(),
@@ -229,7 +239,7 @@ impl IscsiBackend {
         }
         let may_go = |q: &u16| {
             let task = &self.tasks[usize::from(*q)];
-            let earlier = |t: &super::Task| t.is_active() && t.seq < task.seq;
+            let earlier = |t: &Task| t.is_active() && t.seq < task.seq;
             task.retry_at <= now && !self.tasks[1..].iter().any(|t| earlier(t) && t.conflicts(task))
         };
         let at = self.queue.iter().position(may_go)?;
@@ -251,18 +261,29 @@ impl IscsiBackend {
 
     /// Shows the ring: headers, and slices of the pages themselves.
     pub(super) fn show<'a>(&'a self, out: &mut SendVec<'a>) {
-        self.tx.show(out, |pdu, from, out| match pdu.data {
-            TxData::None => true,
-            TxData::Login => {
-                let text = &self.login.text()[..pdu.data_len as usize];
-                out.try_push(&text[from..]).is_ok()
-            }
-            TxData::Task { task, offset } => {
-                let pages = &self.tasks[usize::from(task)].pages;
-                let end = offset as usize + pdu.data_len as usize;
-                push_pages(pages, offset as usize + from, end, out)
-            }
-        });
+        self.tx.show(out, |pdu, from, out| push_data(&self.login, &self.tasks, pdu, from, out));
+    }
+}
+
+/// Appends the data of a PDU from byte `from` on; whether all fitted.
+fn push_data<'a>(
+    login: &'a InitiatorLogin,
+    tasks: &'a [Task],
+    pdu: &'a TxPdu<TxData>,
+    from: usize,
+    out: &mut SendVec<'a>,
+) -> bool {
+    match pdu.data {
+        TxData::None => true,
+        TxData::Login => {
+            let text = &login.text()[..pdu.data_len as usize];
+            out.try_push(&text[from..]).is_ok()
+        }
+        TxData::Task { task, offset } => {
+            let pages = &tasks[usize::from(task)].pages;
+            let end = offset as usize + pdu.data_len as usize;
+            push_pages(pages, offset as usize + from, end, out)
+        }
     }
 }
 

@@ -162,8 +162,13 @@ impl IscsiBackend {
     /// The target broke the protocol. The command it concerns, or else all that were sent, count it.
     fn drop_garbage(&mut self, now: Time, violation: Violation) {
         tracing::warn!(server = %self.label, %violation, "dropping the connection");
-        self.stats.garbage += 1;
         let what = violation.what();
+        // Damage on the way is no command's fault: however often it happens, none fails for it.
+        if violation.is_damage() && self.state != BackendState::Starting {
+            self.stats.digest_errors += 1;
+            return self.leave(now, Action::Abort);
+        }
+        self.stats.garbage += 1;
         let limit = self.config.garbage_limit;
         let blamed = self.rx.tag().and_then(|tag| self.sent_task(tag).ok());
         let ready = self.link == Link::Ready;

@@ -46,6 +46,8 @@ impl IscsiBackend {
             Ok(LoginStep::Done(params)) => {
                 tracing::debug!(server = %self.label, ?params, "logged in");
                 self.params = params;
+                self.rx.set_digests(params.digests());
+                self.tx.set_digests(params.digests());
                 self.stats.logins += 1;
                 self.redirects = 0;
                 self.login_error = None;

@@ -19,6 +19,7 @@ mod target;
 pub use initiator::{AuthError, InitiatorLogin, LoginConfig, LoginError, LoginStep};
 pub use target::{TargetLogin, TargetLoginConfig, TargetStep};
 
+use crate::digest::Digests;
 use crate::text;
 
 /// The largest data segment during login (section 13.12: the default, which login cannot change).
@@ -209,6 +210,10 @@ impl Params {
     pub fn declaring(self, recv_own: u32) -> Params {
         assert!((512..1 << 24).contains(&recv_own), "a data segment has 512 bytes to 16 MiB");
         Params { recv_own, ..self }
+    }
+
+    pub(crate) fn digests(&self) -> Digests {
+        Digests { header: self.header_digest, data: self.data_digest }
     }
 
     fn value(&self, key: Key) -> u32 {

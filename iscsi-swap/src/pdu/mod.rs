@@ -67,6 +67,8 @@ pub mod opcode {
 
 /// Reasons of a Reject (RFC 7143 section 11.17.1).
 pub mod reject {
+    /// A data digest is wrong; the PDU was thrown away.
+    pub const DATA_DIGEST: u8 = 0x02;
     /// A PDU that breaks the protocol.
     pub const PROTOCOL_ERROR: u8 = 0x04;
     /// The command is not supported.

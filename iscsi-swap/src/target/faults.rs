@@ -23,6 +23,10 @@ pub struct TargetFaults {
     pub task_set_full_ppm: u32,
     /// The command ends with CHECK CONDITION, unit attention 06/29/00.
     pub check_condition_ppm: u32,
+    /// The first PDU that answers has a wrong header digest, if there are any.
+    pub header_digest_ppm: u32,
+    /// The first PDU with data that answers has a wrong data digest, if there are any.
+    pub data_digest_ppm: u32,
 }
 
 /// Faults that happened, by kind.
@@ -50,6 +54,10 @@ pub struct FaultCounts {
     pub truncated: u64,
     /// Random bytes in place of a PDU.
     pub junk: u64,
+    /// Wrong header digests.
+    pub header_digest: u64,
+    /// Wrong data digests.
+    pub data_digest: u64,
 }
 
 impl FaultCounts {
@@ -64,7 +72,7 @@ impl FaultCounts {
     }
 
     /// The counters by name.
-    pub fn each(&self) -> [(&'static str, u64); 11] {
+    pub fn each(&self) -> [(&'static str, u64); 13] {
         [
             ("late", self.late),
             ("twice", self.twice),
@@ -77,6 +85,8 @@ impl FaultCounts {
             ("wrong_sn", self.wrong_sn),
             ("truncated", self.truncated),
             ("junk", self.junk),
+            ("header_digest", self.header_digest),
+            ("data_digest", self.data_digest),
         ]
     }
 }
@@ -87,6 +97,8 @@ pub(super) struct Drawn {
     pub(super) late: bool,
     pub(super) twice: bool,
     pub(super) garbage: bool,
+    pub(super) bad_header_digest: bool,
+    pub(super) bad_data_digest: bool,
     pub(super) end: Option<FaultEnd>,
 }
 
@@ -113,7 +125,11 @@ pub(super) fn draw(rng: &mut Xoshiro256PlusPlus, faults: &TargetFaults) -> Drawn
     } else {
         check.then_some(FaultEnd::CheckCondition)
     };
-    Drawn { late, twice, garbage, end }
+    // Drawn only where they can happen, so that runs without digests are what they were.
+    let mut hit_if = |ppm: u32| ppm > 0 && hit(ppm);
+    let bad_header_digest = hit_if(faults.header_digest_ppm);
+    let bad_data_digest = hit_if(faults.data_digest_ppm);
+    Drawn { late, twice, garbage, bad_header_digest, bad_data_digest, end }
 }
 
 /// Ruins a header. Returns how many of its bytes are sent, and whether its data follows.

@@ -231,6 +231,7 @@ pub struct IscsiTarget<D: Disk> {
     /// New sessions find the units reset.
     restarted: bool,
     protocol_errors: u64,
+    digest_errors: u64,
 }
 
 impl<D: Disk> IscsiTarget<D> {
@@ -259,6 +260,7 @@ impl<D: Disk> IscsiTarget<D> {
             moved: None,
             restarted: false,
             protocol_errors: 0,
+            digest_errors: 0,
             config,
         })
     }
@@ -349,6 +351,11 @@ impl<D: Disk> IscsiTarget<D> {
     /// Connections that were dropped because an initiator broke the protocol.
     pub fn protocol_errors(&self) -> u64 {
         self.protocol_errors
+    }
+
+    /// Connections that were dropped because a digest of the initiator was wrong.
+    pub fn digest_errors(&self) -> u64 {
+        self.digest_errors
     }
 
     /// Sends a NOP-In that wants an answer, if the connection is in its full feature phase.

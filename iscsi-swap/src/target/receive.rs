@@ -8,6 +8,7 @@ use netswap_swap::Disk;
 
 use super::conn::{Conn, Ctl, Phase, SlotState};
 use super::{CTL_MAX, IscsiTarget};
+use crate::digest::{Crc, DIGEST_LEN, Digests};
 use crate::login::LOGIN_SEGMENT_MAX;
 use crate::pdu::{
     BHS_LEN, Bhs, DataOut, NopOut, PduError, RequestPdu, ScsiCommand, TAG_NONE, ahs_len, data_len,
@@ -47,6 +48,10 @@ pub(super) enum Breach {
     EndsEarly,
     #[error("sequence of data does not end")]
     EndsLate,
+    #[error("header digest is wrong")]
+    HeaderDigest,
+    #[error("data digest is wrong")]
+    DataDigest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +81,8 @@ enum Part {
     Padding {
         len: usize,
     },
+    HeaderDigest,
+    DataDigest,
 }
 
 /// What the PDU at hand does when all of it has arrived.
@@ -115,6 +122,12 @@ pub(super) struct TargetRx {
     /// Where the data goes once the additional header segments are through.
     dest: Dest,
     sink: Box<[u8; SINK]>,
+    /// Which digests there are.
+    digests: Digests,
+    /// The digest that has arrived.
+    digest: [u8; DIGEST_LEN],
+    /// That of header or data so far.
+    crc: Crc,
 }
 
 impl TargetRx {
@@ -127,6 +140,9 @@ impl TargetRx {
             effect: Effect::None,
             dest: Dest::Sink,
             sink: Box::new([0; SINK]),
+            digests: Digests::default(),
+            digest: [0; DIGEST_LEN],
+            crc: Crc::new(),
         }
     }
 
@@ -135,6 +151,19 @@ impl TargetRx {
         self.part = Part::Header;
         self.at = 0;
         self.effect = Effect::None;
+        self.digests = Digests::default();
+    }
+
+    /// PDUs from now on have these digests.
+    pub(super) fn set_digests(&mut self, digests: Digests) {
+        self.digests = digests;
+    }
+
+    /// Goes on to the next part of the PDU.
+    fn next(&mut self, part: Part) -> Result<(), Breach> {
+        self.part = part;
+        self.at = 0;
+        Ok(())
     }
 }
 
@@ -153,6 +182,7 @@ impl<D: Disk> IscsiTarget<D> {
         match conn.rx.part {
             Part::Header => &mut conn.rx.bhs[at..],
             Part::Held => &mut [],
+            Part::HeaderDigest | Part::DataDigest => &mut conn.rx.digest[at..],
             Part::Ahs { len } | Part::Padding { len } => &mut conn.rx.sink[..len - at],
             Part::Data { dest, len } => match dest {
                 Dest::Sink => &mut conn.rx.sink[..(len - at).min(SINK)],
@@ -169,10 +199,37 @@ impl<D: Disk> IscsiTarget<D> {
     }
 
     pub(super) fn received(&mut self, now: Time, index: usize, n: usize) {
+        self.digest_arrived(index, n);
         self.conns[index].rx.at += n;
         if let Err(breach) = self.advance(now, index) {
             self.breach(index, breach);
         }
+    }
+
+    /// `n` more bytes have arrived in the buffer: they go into the digest.
+    fn digest_arrived(&mut self, index: usize, n: usize) {
+        let per_conn = self.config.slots();
+        let transfer_max = self.config.transfer_max as usize;
+        let rx = &mut self.conns[index].rx;
+        let bytes = match rx.part {
+            Part::Header if rx.digests.header => &rx.bhs[rx.at..rx.at + n],
+            Part::Ahs { .. } if rx.digests.header => &rx.sink[..n],
+            Part::Padding { .. } if rx.digests.data => &rx.sink[..n],
+            Part::Data { dest, .. } if rx.digests.data => match dest {
+                Dest::Sink => &rx.sink[..n],
+                // Text is of the login, which has no digests, or has none of this length.
+                Dest::Text => return,
+                Dest::Slot { slot, offset } => {
+                    let start = (index * per_conn + slot) * transfer_max + offset + rx.at;
+                    &self.run.bytes_mut()[start..start + n]
+                }
+            },
+            _ => return,
+        };
+        if rx.part == Part::Header && rx.at == 0 {
+            rx.crc = Crc::new();
+        }
+        rx.crc.update(bytes);
     }
 
     /// Looks again at a header that was left waiting.
@@ -187,30 +244,55 @@ impl<D: Disk> IscsiTarget<D> {
 
     fn breach(&mut self, index: usize, breach: Breach) {
         tracing::warn!(connection = index, %breach, "resetting the connection");
-        self.protocol_errors += 1;
+        match breach {
+            Breach::HeaderDigest | Breach::DataDigest => self.digest_errors += 1,
+            _ => self.protocol_errors += 1,
+        }
         self.conns[index].abort();
     }
 
     fn advance(&mut self, now: Time, index: usize) -> Result<(), Breach> {
         let rx = &mut self.conns[index].rx;
         match rx.part {
+            Part::Header if rx.at == BHS_LEN && rx.digests.header => match ahs_len(&rx.bhs) {
+                0 => rx.next(Part::HeaderDigest),
+                len => rx.next(Part::Ahs { len }),
+            },
             Part::Header if rx.at == BHS_LEN => self.header(now, index),
+            Part::Ahs { len } if rx.at == len && rx.digests.header => rx.next(Part::HeaderDigest),
             Part::Ahs { len } if rx.at == len => self.begin_data(now, index),
+            Part::HeaderDigest if rx.at == DIGEST_LEN => {
+                if rx.digest != rx.crc.finish() {
+                    return Err(Breach::HeaderDigest);
+                }
+                self.header(now, index)
+            }
             Part::Data { len, dest } if rx.at == len => {
-                rx.at = 0;
                 if dest == Dest::Text {
                     self.conns[index].login.received(len);
                 }
                 match padding(len) {
-                    0 => self.finish(now, index),
-                    len => {
-                        self.conns[index].rx.part = Part::Padding { len };
-                        Ok(())
-                    }
+                    0 => self.data_arrived_whole(now, index),
+                    len => self.conns[index].rx.next(Part::Padding { len }),
                 }
             }
-            Part::Padding { len } if rx.at == len => self.finish(now, index),
+            Part::Padding { len } if rx.at == len => self.data_arrived_whole(now, index),
+            Part::DataDigest if rx.at == DIGEST_LEN => {
+                if rx.digest != rx.crc.finish() {
+                    return Err(Breach::DataDigest);
+                }
+                self.finish(now, index)
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// Data and padding are here.
+    fn data_arrived_whole(&mut self, now: Time, index: usize) -> Result<(), Breach> {
+        let rx = &mut self.conns[index].rx;
+        match rx.digests.data {
+            true => rx.next(Part::DataDigest),
+            false => self.finish(now, index),
         }
     }
 
@@ -229,10 +311,9 @@ impl<D: Disk> IscsiTarget<D> {
         rx.at = 0;
         match ahs_len(&bhs) {
             0 => self.begin_data(now, index),
-            len => {
-                rx.part = Part::Ahs { len };
-                Ok(())
-            }
+            // With a digest they have come before the header could be looked at.
+            _ if rx.digests.header => self.begin_data(now, index),
+            len => rx.next(Part::Ahs { len }),
         }
     }
 
@@ -242,6 +323,7 @@ impl<D: Disk> IscsiTarget<D> {
         match data_len(&rx.bhs) {
             0 => self.finish(now, index),
             len => {
+                rx.crc = Crc::new();
                 rx.part = Part::Data { dest: rx.dest, len };
                 Ok(())
             }

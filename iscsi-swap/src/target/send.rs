@@ -6,6 +6,7 @@ use netswap_swap::Disk;
 use super::conn::{Conn, Ctl, OpenR2t, Phase, SlotState, TaskSlot};
 use super::faults::{self, FaultCounts};
 use super::{IscsiTarget, SenseForm};
+use crate::login::TargetLogin;
 use crate::pdu::{
     AsyncMessage, BHS_LEN, Bhs, DataIn, LogoutResponse, NopIn, R2t, Reject, ScsiResponse, TAG_NONE,
     TaskManagementResponse,
@@ -37,6 +38,19 @@ struct Dice<'a> {
 impl<D: Disk> IscsiTarget<D> {
     /// Fills the ring with what may be sent now. Room for two is kept: an answer may go out twice.
     pub(super) fn refill(&mut self, index: usize) {
+        self.fill(index);
+        let size = self.config.transfer_max as usize;
+        let base = index * self.config.slots();
+        let run: &[u8] = self.run.bytes_mut();
+        let Conn { tx, login, .. } = &mut self.conns[index];
+        tx.seal(|pdu, from, crc| {
+            let mut out = SendVec::new();
+            push_data((run, base, size), login, pdu, from, &mut out);
+            crc.take(&out)
+        });
+    }
+
+    fn fill(&mut self, index: usize) {
         let conn = &mut self.conns[index];
         let mut dice = Dice { rng: &mut self.rng, counts: &mut self.counts };
         while conn.tx.free() >= 2 {
@@ -74,19 +88,28 @@ impl<D: Disk> IscsiTarget<D> {
         let base = index * self.config.slots();
         let run: &'a [u8] = self.run.bytes_mut();
         let Conn { tx, login, .. } = &self.conns[index];
-        tx.show(out, |pdu, from, out| {
-            let len = pdu.data_len as usize;
-            let bytes: &'a [u8] = match &pdu.data {
-                TxData::None => return true,
-                TxData::Login => login.chunk(),
-                TxData::Inline(bytes) => bytes,
-                TxData::Slot { slot, offset } => {
-                    &run[(base + usize::from(*slot)) * size + *offset as usize..]
-                }
-            };
-            out.try_push(&bytes[from..len]).is_ok()
-        });
+        tx.show(out, |pdu, from, out| push_data((run, base, size), login, pdu, from, out));
     }
+}
+
+/// Appends the data of a PDU from byte `from` on; whether it fitted. The slots of the connection begin
+/// at number `base` of `run` and have `size` bytes each.
+fn push_data<'a>(
+    (run, base, size): (&'a [u8], usize, usize),
+    login: &'a TargetLogin,
+    pdu: &'a TxPdu<TxData>,
+    from: usize,
+    out: &mut SendVec<'a>,
+) -> bool {
+    let bytes: &'a [u8] = match &pdu.data {
+        TxData::None => return true,
+        TxData::Login => login.chunk(),
+        TxData::Inline(bytes) => bytes,
+        TxData::Slot { slot, offset } => {
+            &run[(base + usize::from(*slot)) * size + *offset as usize..]
+        }
+    };
+    out.try_push(&bytes[from..pdu.data_len as usize]).is_ok()
 }
 
 fn send_login(conn: &mut Conn) -> bool {
@@ -95,6 +118,10 @@ fn send_login(conn: &mut Conn) -> bool {
     let len = reply.data_len;
     let data = if len > 0 { TxData::Login } else { TxData::None };
     conn.tx.push(TxPdu::new(reply.build(), data, len));
+    // Digests begin behind the last response of the login (13.1).
+    if conn.phase == Phase::Full {
+        conn.tx.set_digests(conn.params.digests());
+    }
     true
 }
 
@@ -303,6 +330,14 @@ fn response(conn: &mut Conn, slot: u16, form: SenseForm) -> TxPdu<TxData> {
 
 /// Ruins the first PDU of a command for which garbage was drawn.
 fn spoil(task: &mut TaskSlot, mut pdu: TxPdu<TxData>, dice: &mut Dice<'_>) -> TxPdu<TxData> {
+    if std::mem::take(&mut task.drawn.bad_header_digest) {
+        dice.counts.header_digest += 1;
+        pdu.bad.header = true;
+    }
+    if pdu.data_len > 0 && std::mem::take(&mut task.drawn.bad_data_digest) {
+        dice.counts.data_digest += 1;
+        pdu.bad.data = true;
+    }
     if !std::mem::take(&mut task.drawn.garbage) {
         return pdu;
     }

@@ -147,6 +147,7 @@ impl<D: Disk> IscsiTarget<D> {
         self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
         let conn = &mut self.conns[index];
         conn.params = conn.login.params();
+        conn.rx.set_digests(conn.params.digests());
         conn.attention.fill(self.restarted);
         tsih
     }

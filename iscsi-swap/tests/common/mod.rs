@@ -43,6 +43,10 @@ pub struct Pump {
     pub connects: u64,
     /// Nothing passes, and nobody learns of it.
     pub partitioned: bool,
+    /// One in so many sends of a session is damaged: of the initiator, of the target. 0 is never.
+    pub damage: [usize; 2],
+    /// How many were.
+    pub damaged: u64,
     /// What each slot is filled with.
     pub model: Vec<u8>,
     /// Everything that was sent, up and down, of all connections.
@@ -86,6 +90,8 @@ impl Pump {
             moved: 0,
             connects: 0,
             partitioned: false,
+            damage: [0, 0],
+            damaged: 0,
             model: vec![0; SLOTS as usize],
             tape_up: Vec::new(),
             tape_down: Vec::new(),
@@ -179,6 +185,19 @@ impl Pump {
         did
     }
 
+    /// Perhaps turns a bit of the `n` bytes that were sent last.
+    fn damage(&mut self, way: usize, n: usize) {
+        let rate = self.damage[way];
+        if rate == 0 || self.below(rate) > 0 {
+            return;
+        }
+        let (place, bit) = (self.below(n), self.below(8));
+        let wire = if way == 0 { &mut self.up } else { &mut self.down };
+        let at = wire.len() - n + place;
+        wire[at] ^= 1 << bit;
+        self.damaged += 1;
+    }
+
     /// Moves what can be moved once; whether anything was.
     pub fn step(&mut self) -> bool {
         let mut did = self.actions();
@@ -199,6 +218,9 @@ impl Pump {
                 }
                 _ => receive(&mut self.backend, self.now, &mut self.down, pick),
             };
+            if n > 0 && direction % 2 == 0 && self.backend.is_connected() {
+                self.damage(direction / 2, n);
+            }
             match direction {
                 0 => self.tape_up.extend(self.up.range(before.0..)),
                 2 => self.tape_down.extend(self.down.range(before.1..)),
