@@ -5,6 +5,7 @@
 //! - [`initiator`]: [`IscsiBackend`], a `SwapBackend` that is also the `Session` a transport drives;
 //! - [`target`]: [`IscsiTarget`], the far side: logical units over [`netswap_swap::Disk`], with
 //!   faults by seed;
+//! - [`discovery`]: [`IscsiDiscovery`], which lists targets and units;
 //! - [`login`]: the negotiation both sides go through before anything else;
 //! - [`auth`]: names and secrets; [`url`] and [`credentials`]: where they are written;
 //! - [`scsi`]: the commands, their parameter data and sense;
@@ -19,6 +20,7 @@
 pub mod auth;
 pub mod credentials;
 mod digest;
+pub mod discovery;
 pub mod initiator;
 pub mod login;
 pub mod pdu;
@@ -31,6 +33,7 @@ pub mod window;
 
 pub use auth::{ChapConfig, Credentials, Entropy, Secret};
 pub use credentials::CredentialsError;
+pub use discovery::{DiscoveryConfig, DiscoveryError, DiscoveryEvent, IscsiDiscovery, ListedUnit};
 pub use initiator::{
     Digest, InitiatorConfig, InitiatorStats, IscsiBackend, UnknownPolicy, WritePolicy,
 };

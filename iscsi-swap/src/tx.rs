@@ -84,6 +84,11 @@ impl<R> TxRing<R> {
         self.pdus.is_empty()
     }
 
+    /// Whether a PDU is in the ring whose data is `like` this.
+    pub(crate) fn any(&self, like: impl Fn(&R) -> bool) -> bool {
+        self.pdus.iter().any(|pdu| like(&pdu.data))
+    }
+
     pub(crate) fn free(&self) -> usize {
         RING - self.pdus.len()
     }

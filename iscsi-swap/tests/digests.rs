@@ -19,9 +19,9 @@ fn pump(seed: u64, own: [Digest; 2], theirs: [Digest; 2]) -> Pump {
     // Segments that are no multiple of four have padding, which belongs to the digest.
     target.keys.recv_segment = [513, 8192, 65536][seed as usize % 3];
     initiator.recv_segment = [1022, 8192, 262_144][seed as usize % 3];
-    target.keys.initial_r2t = seed % 2 == 0;
+    target.keys.initial_r2t = seed.is_multiple_of(2);
     target.keys.immediate_data = seed % 4 < 2;
-    target.status_with_data = seed % 2 == 0;
+    target.status_with_data = seed.is_multiple_of(2);
     Pump::new(seed, initiator, target)
 }
 

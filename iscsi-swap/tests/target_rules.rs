@@ -398,14 +398,44 @@ fn pings_come_back_with_their_data() {
 #[test]
 fn unknown_requests_are_rejected_and_foreign_opcodes_reset() {
     let mut raw = Raw::ready(target_config());
-    let mut text = raw.command(Cdb::TestUnitReady, false, false, 0).build();
-    text[0] = 0x04;
-    let answers = raw.send(text, &[]);
+    let mut snack = raw.command(Cdb::TestUnitReady, false, false, 0).build();
+    snack[0] = 0x10;
+    let answers = raw.send(snack, &[]);
     let [(ResponsePdu::Reject(reject), header)] = &answers[..] else { panic!("{answers:?}") };
-    assert_eq!((reject.reason, &header[..]), (0x05, &text[..]));
+    assert_eq!((reject.reason, &header[..]), (0x05, &snack[..]));
+    // It takes no CmdSN (section 11.16).
+    raw.cmd_sn -= 1;
     assert_eq!(raw.read(Cdb::TestUnitReady, 0).0, status::GOOD);
     let mut foreign = raw.command(Cdb::TestUnitReady, false, false, 0).build();
     foreign[0] = 0x25;
     assert!(raw.send(foreign, &[]).is_empty());
     assert!(raw.is_reset());
+}
+
+#[test]
+fn a_discovery_session_moves_no_data() {
+    let mut raw = Raw::new(target_config());
+    let names = "InitiatorName=iqn.raw SessionType=Discovery";
+    raw.login(0, 1, &format!("{names} AuthMethod=None"));
+    let got = raw.login(1, 3, "MaxConnections=4 HeaderDigest=None");
+    let text = String::from_utf8_lossy(&got[0].1).replace('\0', " ");
+    assert!(text.contains("MaxConnections=Irrelevant "), "{text}");
+    assert!(matches!(got[0].0, ResponsePdu::Login(login) if login.status == 0 && login.tsih != 0));
+    let command = netswap_iscsi::pdu::ScsiCommand {
+        immediate: false,
+        last: true,
+        read: false,
+        write: false,
+        attr: 1,
+        lun: [0; 8],
+        itt: 5,
+        expected: 0,
+        cmd_sn: 1,
+        exp_stat_sn: 0,
+        cdb: [0; 16],
+        data_len: 0,
+    };
+    common::deliver(&mut raw.target.connection(0), Time::ZERO, &command.build());
+    assert_eq!(raw.target.protocol_errors(), 1);
+    assert_eq!(raw.target.connection(0).poll_action(Time::ZERO), Some(Action::Abort));
 }

@@ -194,6 +194,38 @@ impl TargetLogin {
         })
     }
 
+    /// A Text Request in the full feature phase, whose text has arrived: SendTargets (13.3), which tells
+    /// of the target `name` and its `portals`; a request that is not `fresh` asks for the rest of the
+    /// answer before. Whether the text goes on; `None` if it is not text, or nothing to answer with fits.
+    pub fn answer_text<'p>(
+        &mut self,
+        fresh: bool,
+        name: &str,
+        portals: impl Iterator<Item = &'p str> + Clone,
+    ) -> Option<bool> {
+        if fresh {
+            let mut out = TextWriter::new(&mut *self.text_out);
+            for pair in pairs(&self.text_in[..self.in_len]) {
+                let (key, value) = pair.ok()?;
+                match (key, value) {
+                    ("SendTargets", "All" | "") => {}
+                    ("SendTargets", value) if value == name => {}
+                    // Appendix C: no such target is an empty list.
+                    ("SendTargets", _) => continue,
+                    _ => {
+                        out.push(key, "NotUnderstood").ok()?;
+                        continue;
+                    }
+                }
+                out.push("TargetName", name).ok()?;
+                portals.clone().try_for_each(|portal| out.push("TargetAddress", portal)).ok()?;
+            }
+            (self.out_len, self.out_to) = (out.len(), 0);
+        }
+        self.in_len = 0;
+        Some(matches!(self.reply(None), TargetStep::Reply { more: true, .. }))
+    }
+
     /// A request whose text has arrived; `name` is this target's.
     pub fn handle(&mut self, request: &LoginRequest, name: &str) -> TargetStep {
         match self.step(request, name) {

@@ -7,6 +7,7 @@
 
 mod request;
 mod response;
+mod text;
 
 pub use request::{
     DataOut, LoginRequest, LogoutRequest, NopOut, RequestPdu, ScsiCommand, TaskManagementRequest,
@@ -15,6 +16,7 @@ pub use response::{
     AsyncMessage, DataIn, LoginResponse, LogoutResponse, NopIn, R2t, Reject, ResponsePdu,
     ScsiResponse, Sns, TaskManagementResponse,
 };
+pub use text::{TextRequest, TextResponse};
 
 /// Bytes of a basic header segment.
 pub const BHS_LEN: usize = 48;

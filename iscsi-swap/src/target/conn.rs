@@ -11,7 +11,7 @@ use super::receive::TargetRx;
 use super::send::TxData;
 use super::{CTL_MAX, TargetConfig};
 use crate::login::{Params, TargetLogin};
-use crate::pdu::{Bhs, LoginResponse, Sns};
+use crate::pdu::{Bhs, LoginResponse, Sns, TextResponse};
 use crate::scsi::{Cdb, Sense};
 use crate::tx::TxRing;
 use crate::window::before;
@@ -153,6 +153,8 @@ pub(super) struct Conn {
     pub(super) login: TargetLogin,
     /// The response that is due; its text is in `login`.
     pub(super) login_reply: Option<LoginResponse>,
+    /// The response to a Text Request that is due; its text is in `login` as well.
+    pub(super) text_reply: Option<TextResponse>,
     extra_rounds: u8,
     pub(super) params: Params,
     pub(super) isid: [u8; 6],
@@ -185,6 +187,7 @@ impl Conn {
             action: None,
             login: TargetLogin::new(config.login(index)),
             login_reply: None,
+            text_reply: None,
             extra_rounds: config.keys.extra_rounds,
             params: Params::default(),
             isid: [0; 6],
@@ -212,6 +215,7 @@ impl Conn {
         self.action = None;
         self.login.reset(self.extra_rounds);
         self.login_reply = None;
+        self.text_reply = None;
         self.granted = self.login_window;
         self.stat_sn = 0;
         self.rx.reset();

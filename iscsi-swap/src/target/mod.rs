@@ -22,6 +22,7 @@ mod faults;
 mod receive;
 mod send;
 mod session;
+mod text;
 
 use netswap_reserve::{AllocError, FrameRun, PAGE_SIZE, PagePool, Time};
 use netswap_swap::Disk;
@@ -128,6 +129,8 @@ pub struct TargetConfig {
     pub chap: Option<ChapConfig>,
     /// What challenges to initiators are made of; only looked at with `chap`.
     pub entropy: Entropy,
+    /// What SendTargets answers as TargetAddress: `host[:port],tag`, each at most 255 bytes.
+    pub portals: Vec<String>,
 }
 
 impl TargetConfig {
@@ -146,6 +149,7 @@ impl TargetConfig {
             seed: 0,
             chap: None,
             entropy: Entropy::default(),
+            portals: Vec::new(),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::digest::{Crc, DIGEST_LEN, Digests};
 use crate::login::LOGIN_SEGMENT_MAX;
 use crate::pdu::{
     BHS_LEN, Bhs, DataOut, NopOut, PduError, RequestPdu, ScsiCommand, TAG_NONE, ahs_len, data_len,
-    padding, reject,
+    opcode, opcode_of, padding, reject,
 };
 use crate::window::before;
 
@@ -48,6 +48,8 @@ pub(super) enum Breach {
     EndsEarly,
     #[error("sequence of data does not end")]
     EndsLate,
+    #[error("text that cannot be read or answered")]
+    Text,
     #[error("header digest is wrong")]
     HeaderDigest,
     #[error("data digest is wrong")]
@@ -110,11 +112,16 @@ pub(super) enum Effect {
     Reject {
         reason: u8,
     },
+    Text {
+        /// Not the continuation of one before.
+        fresh: bool,
+        itt: u32,
+    },
 }
 
 #[derive(Debug)]
 pub(super) struct TargetRx {
-    bhs: Bhs,
+    pub(super) bhs: Bhs,
     pdu: Option<RequestPdu>,
     part: Part,
     at: usize,
@@ -210,15 +217,17 @@ impl<D: Disk> IscsiTarget<D> {
     fn digest_arrived(&mut self, index: usize, n: usize) {
         let per_conn = self.config.slots();
         let transfer_max = self.config.transfer_max as usize;
-        let rx = &mut self.conns[index].rx;
+        let Conn { rx, login, .. } = &mut self.conns[index];
         let bytes = match rx.part {
             Part::Header if rx.digests.header => &rx.bhs[rx.at..rx.at + n],
             Part::Ahs { .. } if rx.digests.header => &rx.sink[..n],
             Part::Padding { .. } if rx.digests.data => &rx.sink[..n],
-            Part::Data { dest, .. } if rx.digests.data => match dest {
+            Part::Data { dest, len } if rx.digests.data => match dest {
                 Dest::Sink => &rx.sink[..n],
-                // Text is of the login, which has no digests, or has none of this length.
-                Dest::Text => return,
+                Dest::Text => match login.room(len) {
+                    Some(room) => &room[rx.at..rx.at + n],
+                    None => return,
+                },
                 Dest::Slot { slot, offset } => {
                     let start = (index * per_conn + slot) * transfer_max + offset + rx.at;
                     &self.run.bytes_mut()[start..start + n]
@@ -357,6 +366,15 @@ impl<D: Disk> IscsiTarget<D> {
         if conn.ctl.len() + 2 >= CTL_MAX {
             return Ok(None);
         }
+        let is_text = opcode_of(&conn.rx.bhs) == opcode::TEXT_REQUEST;
+        // 4.3: a discovery session has no tasks.
+        let allowed = matches!(pdu, RequestPdu::NopOut(_) | RequestPdu::Logout(_)) || is_text;
+        if conn.login.is_discovery() && !allowed {
+            return Err(Breach::Phase);
+        }
+        if is_text {
+            return super::text::check(conn, len);
+        }
         match pdu {
             RequestPdu::ScsiCommand(command) => self.check_command(index, command),
             RequestPdu::DataOut(data) => check_data_out(conn, data).map(Some),
@@ -473,6 +491,7 @@ impl<D: Disk> IscsiTarget<D> {
             (Effect::TaskManagement { itt }, _) => {
                 conn.ctl.push_back(Ctl::TaskManagement { itt, response: 5 });
             }
+            (Effect::Text { fresh, itt }, _) => self.take_text(index, fresh, itt)?,
             (Effect::Reject { reason }, _) => {
                 let bhs = conn.rx.bhs;
                 conn.ctl.push_back(Ctl::Reject { reason, bhs });
@@ -492,7 +511,7 @@ fn in_order(conn: &Conn, cmd_sn: u32) -> Result<bool, Breach> {
     if cmd_sn == conn.exp_cmd_sn { Ok(true) } else { Err(Breach::CmdSn) }
 }
 
-fn numbered(
+pub(super) fn numbered(
     conn: &mut Conn,
     immediate: bool,
     cmd_sn: u32,

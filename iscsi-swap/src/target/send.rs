@@ -58,6 +58,7 @@ impl<D: Disk> IscsiTarget<D> {
                 Phase::Login | Phase::Closing => send_login(conn),
                 Phase::Full => {
                     send_login(conn)
+                        || super::text::send(conn)
                         || send_ctl(conn)
                         || send_r2t(conn, &mut dice)
                         || send_answer(conn, &mut dice, &self.config)
