@@ -138,3 +138,46 @@ pub trait Session {
     /// The deadline of [`Session::poll_deadline`] has come. Harmless if it has not.
     fn handle_deadline(&mut self, now: Time);
 }
+
+/// A session behind a pointer, whatever it is: for drivers that take any.
+impl<S: Session + ?Sized> Session for Box<S> {
+    fn handle_connected(&mut self, now: Time) {
+        (**self).handle_connected(now);
+    }
+
+    fn handle_disconnected(&mut self, now: Time, why: Disconnect) {
+        (**self).handle_disconnected(now, why);
+    }
+
+    fn recv_buffer(&mut self) -> &mut [u8] {
+        (**self).recv_buffer()
+    }
+
+    fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        (**self).recv_buffers(out);
+    }
+
+    fn handle_received(&mut self, now: Time, n: usize) {
+        (**self).handle_received(now, n);
+    }
+
+    fn poll_send<'a>(&'a mut self, now: Time, out: &mut SendVec<'a>) {
+        (**self).poll_send(now, out);
+    }
+
+    fn handle_sent(&mut self, now: Time, n: usize) {
+        (**self).handle_sent(now, n);
+    }
+
+    fn poll_action(&mut self, now: Time) -> Option<Action> {
+        (**self).poll_action(now)
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        (**self).poll_deadline()
+    }
+
+    fn handle_deadline(&mut self, now: Time) {
+        (**self).handle_deadline(now);
+    }
+}

@@ -5,6 +5,7 @@ use netswap::report::{micros, table};
 use netswap::reserve::{PAGE_SIZE, Span};
 use netswap::units::Bytes;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::remote::{self, Connect, Protections};
 use super::{EXIT_FAILED, EXIT_OK, Outcome, out};
@@ -36,33 +37,6 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// An RPC program that was used, and where.
-#[derive(Serialize)]
-struct Program {
-    name: &'static str,
-    program: u32,
-    version: u32,
-    port: u16,
-}
-
-#[derive(Serialize)]
-struct Limits {
-    rtmax: u32,
-    rtpref: u32,
-    wtmax: u32,
-    wtpref: u32,
-    file_bytes_max: u64,
-}
-
-#[derive(Serialize)]
-struct File {
-    size: u64,
-    used: Option<u64>,
-    mode: Option<String>,
-    uid: Option<u32>,
-    slots: u32,
-}
-
 #[derive(Serialize)]
 struct Latency {
     ready_us: f64,
@@ -78,9 +52,10 @@ struct Report {
     server: String,
     address: Option<String>,
     fit: bool,
-    programs: Vec<Program>,
-    limits: Option<Limits>,
-    file: File,
+    slots: u32,
+    /// What the server said, by the names of its protocol.
+    #[serde(flatten)]
+    said: serde_json::Map<String, Value>,
     latency: Latency,
     findings: Vec<Finding>,
     protections: Protections,
@@ -94,7 +69,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let report = report(&found);
     let text = match args.json {
         true => serde_json::to_string(&report).expect("a report has only plain fields"),
-        false => text(&report),
+        false => text(&found, &report),
     };
     out::line(text).map_err(|failure| failure.after(code))?;
     Ok(code)
@@ -105,35 +80,14 @@ fn us(span: Span) -> f64 {
 }
 
 fn report(found: &CheckReport) -> Report {
-    let facts = found.nfs;
+    let said = found.facts.said.iter().map(|fact| (fact.name.into(), fact.value.clone()));
     let read = |quantile| found.read_latency.value_at_quantile(quantile) as f64 / 1e3;
     Report {
         server: found.server.clone(),
         address: found.address.map(|at| at.to_string()),
         fit: found.is_fit(),
-        programs: facts
-            .iter()
-            .flat_map(|facts| {
-                use netswap::nfs::{mount, proto};
-                let nfs = ("NFS", proto::PROGRAM, proto::VERSION, facts.server.port());
-                [nfs, ("MOUNT", mount::PROGRAM, mount::VERSION, facts.mount.port())]
-            })
-            .map(|(name, program, version, port)| Program { name, program, version, port })
-            .collect(),
-        limits: facts.map(|facts| Limits {
-            rtmax: facts.fs.rtmax,
-            rtpref: facts.fs.rtpref,
-            wtmax: facts.fs.wtmax,
-            wtpref: facts.fs.wtpref,
-            file_bytes_max: facts.fs.max_file_bytes,
-        }),
-        file: File {
-            size: facts.map_or(u64::from(found.slots) * PAGE_SIZE as u64, |facts| facts.file.size),
-            used: facts.map(|facts| facts.file.used),
-            mode: facts.map(|facts| format!("{:04o}", facts.file.mode & 0o7777)),
-            uid: facts.map(|facts| facts.file.uid),
-            slots: found.slots,
-        },
+        slots: found.slots,
+        said: said.collect(),
         latency: Latency {
             ready_us: us(found.ready_after),
             read_p50_us: read(0.5),
@@ -147,36 +101,16 @@ fn report(found: &CheckReport) -> Report {
     }
 }
 
-fn text(report: &Report) -> String {
-    let Report { file, latency, .. } = report;
+fn text(found: &CheckReport, report: &Report) -> String {
+    let latency = &report.latency;
     let mut rows = vec![["what", "verdict", "found"].map(String::from).to_vec()];
     let mut fact = |what: &str, found: String| rows.push(vec![what.into(), String::new(), found]);
     fact("server", format!("{} at {}", report.server, report.address.as_deref().unwrap_or("?")));
-    let programs: Vec<String> = report
-        .programs
-        .iter()
-        .map(|p| {
-            format!("{} (program {}) version {} on port {}", p.name, p.program, p.version, p.port)
-        })
-        .collect();
-    fact("programs", programs.join(", "));
-    if let Some(l) = &report.limits {
-        let size = |bytes: u32| Bytes(bytes.into());
-        fact(
-            "limits",
-            format!(
-                "READ up to {}, best {}; WRITE up to {}, best {}; files up to {}",
-                size(l.rtmax),
-                size(l.rtpref),
-                size(l.wtmax),
-                size(l.wtpref),
-                Bytes(l.file_bytes_max),
-            ),
-        );
+    for said in &found.facts.said {
+        fact(said.name, said.text.clone());
     }
-    let mode = file.mode.as_ref().zip(file.uid);
-    let owner = mode.map_or(String::new(), |(mode, uid)| format!(", mode {mode}, of user {uid}"));
-    fact("file", format!("{}, {} slots{owner}", Bytes(file.size), file.slots));
+    let bytes = u64::from(report.slots) * PAGE_SIZE as u64;
+    fact("slots", format!("{}, {}", report.slots, Bytes(bytes)));
     let write = |us: Option<f64>| us.map_or("not tried".into(), micros);
     fact(
         "latency",

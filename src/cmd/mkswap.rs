@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 
-use netswap::real::{MkswapOptions, OpenOptions, Progress, StoreUrl, make_area};
+use netswap::real::{MkswapOptions, OpenOptions, Progress, make_area};
 use netswap::units::{Bytes, Nanos};
 use serde_json::json;
 
 use super::progress::{self, Lines};
+use super::remote;
 use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome, out};
 
 #[derive(clap::Args)]
@@ -20,7 +21,7 @@ Exit codes: 0 made; 1 the server failed, or has no space; 2 the command line, or
 overwritten without --force; 3 nobody answers.")]
 pub(super) struct Args {
     /// The file: nfs://host[:port]/export/path/file[?nfsport=N&mountport=N&uid=N&gid=N&write=POLICY]
-    url: StoreUrl,
+    url: String,
     /// Length of the file, and of the area; a file that is there already must have it
     #[arg(long)]
     size: Bytes,
@@ -79,6 +80,7 @@ fn random_uuid() -> Result<[u8; 16], Failure> {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
+    let url = remote::url(&args.url)?;
     let uuid = args.uuid.map_or_else(random_uuid, Ok)?;
     let options = MkswapOptions {
         bytes: args.size.0,
@@ -90,7 +92,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let pages = args.size.pages();
     let bar = progress::bar(pages, "{msg} [{bar:40}] {percent}% {eta}");
     let mut lines = Lines::new();
-    let result = make_area(&args.url, &OpenOptions::default(), &options, &mut |progress| {
+    let result = make_area(&url, &OpenOptions::default(), &options, &mut |progress| {
         let (what, done) = match progress {
             Progress::Read(done) => ("reading what is there", done),
             Progress::Written(done) => ("writing", done),
@@ -114,7 +116,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     let bytes = u64::from(made.slots) * netswap::reserve::PAGE_SIZE as u64;
     if args.json {
         out::line(json!({
-            "url": args.url.to_string(),
+            "url": url.to_string(),
             "uuid": format_uuid(uuid),
             "label": label,
             "bytes": bytes,
@@ -127,7 +129,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     } else {
         out::line(format_args!(
             "{}: swap area of {}, {} pages, {}label {label:?}, UUID {}; {} in {seconds:.1} s",
-            args.url,
+            url,
             Bytes(bytes),
             made.slots,
             if made.is_new { "created, " } else { "" },

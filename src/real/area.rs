@@ -85,8 +85,7 @@ pub fn fit_to_write(store: &mut RealStore, force: bool) -> Result<AreaFacts, Fit
     let server = store.server().to_string();
     let failed = |error| FitError::Transfer { server: server.clone(), error };
     let slots = store.slots();
-    let is_new = store.nfs().and_then(|nfs| nfs.facts()).is_some_and(|facts| facts.created);
-    if is_new {
+    if store.facts().is_new {
         let mut page = [0; PAGE_SIZE];
         Header::new(slots).write(&mut page);
         write_header_page(store, &page).map_err(failed)?;

@@ -6,7 +6,6 @@
 
 use hdrhistogram::Histogram;
 use netswap_net::kernel::PathProtection;
-use netswap_nfs::{NfsFacts, WritePolicy};
 use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span};
 use netswap_swap::signature::Header;
 use netswap_swap::{Op, PageVec, Slot};
@@ -14,6 +13,8 @@ use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::area::{read_header_page, write_header_page};
+use super::client::{Durability, StoreFacts};
+pub use super::client::{Finding, Verdict};
 use super::error::{OpenError, TransferError};
 use super::local::is_this_host;
 use super::scheme::StoreUrl;
@@ -34,29 +35,6 @@ pub struct CheckSpec {
     pub write: bool,
 }
 
-/// What a finding means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verdict {
-    /// As it should be.
-    Good,
-    /// It was not looked at, or can be lived with.
-    Warning,
-    /// Not to be swapped on.
-    Bad,
-}
-
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Finding {
-    /// What.
-    pub name: &'static str,
-    /// What it means.
-    pub verdict: Verdict,
-    /// What was found, and what to do about it.
-    pub what: String,
-}
-
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct CheckReport {
@@ -66,13 +44,13 @@ pub struct CheckReport {
     pub address: Option<std::net::SocketAddr>,
     /// From the look-up of the name to the first request that could be made.
     pub ready_after: Span,
-    /// What the server said of itself and the file, if it is NFS.
-    pub nfs: Option<NfsFacts>,
+    /// What the server said of itself and the store.
+    pub facts: StoreFacts,
     /// Slots of the store, the header's included.
     pub slots: u32,
     /// Of single reads one after the other, in nanoseconds.
     pub read_latency: Histogram<u64>,
-    /// Of a write of one page that lasts when it is answered, and of one that lasts by a COMMIT.
+    /// Of a write of one page that lasts when it is answered, and of one that lasts by a flush.
     pub write_latency: [Option<Span>; 2],
     /// What the kernel was asked for.
     pub protection: PathProtection,
@@ -87,7 +65,7 @@ impl CheckReport {
     }
 
     fn find(&mut self, name: &'static str, verdict: Verdict, what: impl Into<String>) {
-        self.findings.push(Finding { name, verdict, what: what.into() });
+        self.findings.push(Finding::new(name, verdict, what));
     }
 }
 
@@ -100,12 +78,13 @@ pub fn check(
     options: &OpenOptions,
     spec: &CheckSpec,
 ) -> Result<CheckReport, OpenError> {
-    let mut store = RealStore::open(&url.with_write_policy(WritePolicy::FileSync), options)?;
+    let with_write = OpenOptions { durability: Some(Durability::WithWrite), ..options.clone() };
+    let mut store = RealStore::open(url, &with_write)?;
     let mut report = CheckReport {
         server: store.server().into(),
         address: store.remote(),
         ready_after: store.ready_after(),
-        nfs: store.nfs().and_then(|nfs| nfs.facts()),
+        facts: store.facts(),
         slots: store.slots(),
         read_latency: Histogram::new_with_bounds(1, 86_400_000_000_000, 3)
             .expect("the bounds are in order"),
@@ -114,7 +93,7 @@ pub fn check(
         findings: Vec::new(),
     };
     check_host(&mut report, spec);
-    check_holes(&mut report);
+    report.findings.extend(report.facts.findings.iter().cloned());
     let header = check_header(&mut report, &mut store);
     check_reads(&mut report, &mut store);
     check_writes(&mut report, &mut store, url, options, spec, header.as_deref());
@@ -136,30 +115,6 @@ fn check_host(report: &mut CheckReport, spec: &CheckSpec) {
         }
     };
     report.find("host", verdict, what);
-}
-
-fn check_holes(report: &mut CheckReport) {
-    let Some(facts) = report.nfs else { return };
-    let (size, used) = (facts.file.size, facts.file.used);
-    if used >= size {
-        report.find(
-            "holes",
-            Verdict::Good,
-            format!("none: {} used of {}", Bytes(used), Bytes(size)),
-        );
-    } else {
-        let what = format!(
-            "{} used of {}: writing to a hole needs space that the server may not have; fill the file by \
-             `netswap mkswap` (a file system that compresses says the same of a full file)",
-            Bytes(used),
-            Bytes(size)
-        );
-        report.find("holes", Verdict::Bad, what);
-    }
-    if !size.is_multiple_of(PAGE_SIZE as u64) {
-        let what = format!("{size} bytes are no whole number of pages: the last is not used");
-        report.find("size", Verdict::Warning, what);
-    }
 }
 
 fn check_header(report: &mut CheckReport, store: &mut RealStore) -> Option<Box<[u8; PAGE_SIZE]>> {
@@ -221,63 +176,50 @@ fn check_writes(
     spec: &CheckSpec,
     header: Option<&[u8; PAGE_SIZE]>,
 ) {
-    let (stable, commit) = ("stable writes", "COMMIT");
+    let [stable, flushed] =
+        [Durability::WithWrite, Durability::ByFlush].map(|durability| url.write_name(durability));
     let Some(header) = header.filter(|_| spec.write) else {
         let why = if spec.write { "without a header nothing may be written" } else { "--no-write" };
         report.find(stable, Verdict::Warning, format!("not tried: {why}"));
-        report.find(commit, Verdict::Warning, format!("not tried: {why}"));
+        report.find(flushed, Verdict::Warning, format!("not tried: {why}"));
         return;
     };
     match write_again(store, header) {
         Ok(took) => {
             report.write_latency[0] = Some(took);
-            report.find(
-                stable,
-                Verdict::Good,
-                "a FILE_SYNC write of the header was answered as such, and read back",
-            );
+            report.find(stable, Verdict::Good, store.write_proof().how);
         }
         Err(why) => report.find(stable, Verdict::Bad, why),
     }
-    let first = store.nfs().and_then(|nfs| nfs.verifier());
-    let unstable = url.with_write_policy(WritePolicy::Unstable);
-    let mut store = match RealStore::open(&unstable, options) {
+    let first = store.write_proof().epoch;
+    let by_flush = OpenOptions {
+        durability: Some(Durability::ByFlush),
+        // Not the session of the first: that would be ended by it.
+        nonce: !options.nonce,
+        ..options.clone()
+    };
+    let mut store = match RealStore::open(url, &by_flush) {
         Ok(store) => store,
         Err(error) => {
-            report.find(commit, Verdict::Bad, format!("a second connection failed: {error}"));
+            let why = format!("a second connection failed: {error}");
+            report.find(flushed, Verdict::Bad, why);
             return;
         }
     };
-    let outcome = write_again(&mut store, header);
-    let nfs = store.nfs().map(|nfs| (nfs.verifier(), nfs.stats()));
-    match (outcome, nfs) {
-        (Err(why), _) => report.find(commit, Verdict::Bad, why),
-        (Ok(_), Some((verifier, stats))) if verifier != first || stats.verifier_changes > 0 => {
+    match (write_again(&mut store, header), store.write_proof()) {
+        (Err(why), _) => report.find(flushed, Verdict::Bad, why),
+        (Ok(_), proof) if proof.epoch != first || proof.restarts > 0 => {
             report.find(
-                commit,
+                flushed,
                 Verdict::Bad,
                 "the write verifier changed meanwhile: the server was restarted, or loses writes",
-            )
-        }
-        (Ok(took), Some((verifier, stats))) => {
-            report.write_latency[1] = Some(took);
-            let verifier = u64::from_be_bytes(verifier.unwrap_or_default());
-            let how = match stats.commits {
-                0 => {
-                    "an UNSTABLE write of the header was answered as FILE_SYNC: no COMMIT is needed"
-                }
-                _ => {
-                    "an UNSTABLE write of the header was committed, with the verifier of the write"
-                }
-            };
-            report.find(
-                commit,
-                Verdict::Good,
-                format!("{how} ({verifier:#018x} on both connections)"),
             );
         }
-        (Ok(took), None) => {
+        (Ok(took), proof) => {
             report.write_latency[1] = Some(took);
+            let on_both = |epoch| format!(" ({epoch:#018x} on both connections)");
+            let epoch = proof.epoch.map_or(String::new(), on_both);
+            report.find(flushed, Verdict::Good, proof.how + &epoch);
         }
     }
     store.shutdown();

@@ -1,48 +1,40 @@
 //! Why a store cannot be used. Each says what to do next.
 
-use std::fmt;
-
 use netswap_net::kernel::{KernelError, OsError, ResolveError};
-use netswap_nfs::UrlError;
 use netswap_reserve::Span;
 use netswap_swap::StoreError;
 
-use super::scheme::SCHEMES;
+use super::scheme::UrlProblem;
 
-/// The forms of the URLs that are known.
-struct Forms;
-
-impl fmt::Display for Forms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, scheme) in SCHEMES.iter().enumerate() {
-            write!(f, "{}{}", if i == 0 { "" } else { " or " }, scheme.form)?;
-        }
-        Ok(())
-    }
-}
-
-fn names() -> String {
-    SCHEMES.iter().map(|scheme| scheme.name).collect::<Vec<_>>().join(", ")
-}
-
-/// Why a text is not the URL of a store.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a text is not the URL of a store. No secret of the URL is in it.
+#[derive(Debug, thiserror::Error)]
 pub enum StoreUrlError {
     /// It has no `://`.
-    #[error("{text:?} is no URL: write {Forms}")]
+    #[error("{text:?} is no URL: write {forms}")]
     NoScheme {
         /// The text.
         text: String,
+        /// The forms that are known.
+        forms: String,
     },
     /// What stands before `://` is not known.
-    #[error("{name:?} is no kind of store; known: {}: write {Forms}", names())]
+    #[error("{name:?} is no kind of store; known: {known}: write {forms}")]
     UnknownScheme {
         /// What stands there.
         name: String,
+        /// The names that are known.
+        known: String,
+        /// Their forms.
+        forms: String,
     },
-    /// It is no NFS URL.
-    #[error(transparent)]
-    Nfs(#[from] UrlError),
+    /// Its scheme cannot read it.
+    #[error("{source}")]
+    Scheme {
+        /// The name of the scheme.
+        name: &'static str,
+        /// What is wrong with the URL.
+        source: UrlProblem,
+    },
 }
 
 /// How far a store was that was not ready in time.
@@ -74,12 +66,14 @@ pub enum OpenError {
         why: NotReady,
     },
     /// The server refused it.
-    #[error("{server}: {error}: {}", refusal(.error))]
+    #[error("{server}: {error}: {advice}")]
     Refused {
         /// The store.
         server: String,
         /// What became of it.
         error: StoreError,
+        /// What to do about it.
+        advice: &'static str,
     },
 }
 
@@ -121,25 +115,5 @@ fn not_ready(why: NotReady) -> String {
              that the server is not stopped"
                 .into()
         }
-    }
-}
-
-/// What to do about a store that says no (nfsstat3, RFC 1813 section 2.6).
-fn refusal(error: &StoreError) -> &'static str {
-    match error {
-        StoreError::Refused { code: 2 } => {
-            "there is no such file or export: check the path, or make the file by `netswap mkswap`"
-        }
-        StoreError::Refused { code: 20..=22 } => {
-            "the path is not that of a plain file in an export: check it"
-        }
-        StoreError::Denied { .. } => {
-            "let this host in at the server, or act as another user by uid= and gid= in the URL"
-        }
-        StoreError::ReadOnly => "export it writable",
-        StoreError::NoSpace => "make room on the server",
-        StoreError::Garbage { .. } => "check that the port is that of the service",
-        StoreError::TimedOut => "check that the server is not stopped",
-        _ => "see the server's log",
     }
 }

@@ -1,26 +1,14 @@
-//! A directory of an export, listed over sockets of the kernel. Where the export ends is not to be seen in
-//! a URL, so ever shorter beginnings of its path are mounted, as for a swap file.
+//! What a server has at a URL: the files of a directory, or its targets and their units. How it is asked is
+//! each scheme's own business; what comes of it is the same for all.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use netswap_net::kernel::{KernelError, ResolveError};
+use netswap_reserve::{AllocError, Span};
 
-use netswap_net::kernel::{HostAddrs, KernelError, MemoryLock, ProtectConfig, ResolveError};
-use netswap_nfs::proto::{self, Fattr3, Nfsstat3};
-use netswap_nfs::rpc::{self, AcceptStat, AuthSys, ReplyStat};
-use netswap_nfs::xdr::{Decoder, Encoder};
-use netswap_nfs::{ListError, ListEvent, ListerConfig, NfsLister, NfsUrl, mount};
-use netswap_reserve::{AllocError, Frame, Gfp, PagePool, PoolConfig, Span};
+use super::error::StoreUrlError;
+use super::nfs::NfsListFailure;
+use super::scheme::UrlProblem;
 
-use super::pump::Pump;
-
-/// Pages that a reply may fill.
-const REPLY_PAGES: usize = 8;
-/// Beginnings of the path that are mounted, at most: as the client's.
-const SEARCHES_MAX: usize = 16;
-/// Longest reply of a portmapper that is read: a header, with the longest verifier, and a number.
-const PORT_REPLY_MAX: usize = 512;
-
-/// How a directory is listed.
+/// How something is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListOptions {
     /// How long it may take to connect, and each call.
@@ -36,20 +24,36 @@ impl Default for ListOptions {
     }
 }
 
-/// An entry of a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its name: any bytes but `/` and NUL.
-    pub name: Vec<u8>,
-    /// Number of the file in its file system.
-    pub fileid: u64,
-    /// Its attributes, if the server cares to tell.
-    pub attrs: Option<Fattr3>,
+/// What was listed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listing {
+    /// The heads of the columns, for people.
+    pub columns: &'static [&'static str],
+    /// In the order in which they are to be shown.
+    pub entries: Vec<Entry>,
 }
 
-/// Why a directory was not listed.
+/// One of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// A cell a column, without anything that moves a terminal's cursor.
+    pub cells: Vec<String>,
+    /// For programs.
+    pub value: serde_json::Value,
+}
+
+/// Why nothing was listed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListFailure {
+    /// It is no URL of something that can be listed.
+    #[error(transparent)]
+    Url(#[from] StoreUrlError),
+    /// Stores of this kind stand alone.
+    #[error("what {scheme}:// names has nothing to be listed")]
+    NoList {
+        /// The kind.
+        scheme: &'static str,
+    },
     /// The host has no address.
     #[error("{0}: check the name, or write an address")]
     Resolve(#[from] ResolveError),
@@ -59,207 +63,60 @@ pub enum ListFailure {
     /// There is no memory for a reply.
     #[error("no memory for a list: {0}")]
     Memory(#[from] AllocError),
-    /// The portmapper does not say where the service is.
-    #[error(
-        "{server} does not say where {service} is: {why}: give nfsport= and mountport= in the URL"
-    )]
-    Port {
-        /// The portmapper.
-        server: SocketAddr,
-        /// `NFS` or `MOUNT`.
-        service: &'static str,
-        /// What went wrong.
-        why: io::Error,
-    },
     /// Nobody answers there.
     #[error(
         "{server} does not answer: check the address, the port, and what filters packets on the way"
     )]
     Unreachable {
-        /// The directory.
+        /// What was to be listed.
         server: String,
     },
-    /// The path is that of a file.
-    #[error("{server} is no directory: list the one that holds it")]
-    NotDirectory {
-        /// The path as it was given.
-        server: String,
-    },
-    /// The server refused, or what it sent is no list.
-    #[error("{server}: {error}{}", hint(.error))]
-    List {
-        /// The directory.
-        server: String,
-        /// What became of it.
-        error: ListError,
-    },
+    /// A directory of an export was not listed.
+    #[error(transparent)]
+    Nfs(#[from] NfsListFailure),
 }
 
 impl ListFailure {
     /// Whether nobody answered, as opposed to a server that says no.
     pub fn is_unreachable(&self) -> bool {
-        !matches!(self, ListFailure::NotDirectory { .. } | ListFailure::List { .. })
+        match self {
+            ListFailure::Url(_) | ListFailure::NoList { .. } => false,
+            ListFailure::Nfs(failure) => failure.is_unreachable(),
+            _ => true,
+        }
+    }
+
+    /// Whether the URL itself is wrong.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, ListFailure::Url(_) | ListFailure::NoList { .. })
     }
 }
 
-fn hint(error: &ListError) -> &'static str {
-    match error {
-        ListError::Refused { code: 2 } => ": there is no such directory or export: check the path",
-        ListError::Refused { code: 1 | 13 } => {
-            ": let this host in at the server, or act as another user by uid= and gid= in the URL"
-        }
-        _ => "",
-    }
+/// What a scheme's own reader says of a URL of something to be listed.
+pub(super) fn bad_url(scheme: &'static str, source: impl Into<UrlProblem>) -> ListFailure {
+    StoreUrlError::Scheme { name: scheme, source: source.into() }.into()
 }
 
-/// Lists the directory of `url` ([`NfsUrl::parse_directory`]), in the server's order, without `.` and `..`.
-///
-/// ```no_run
-/// use netswap::nfs::NfsUrl;
-/// use netswap::real::{ListOptions, list};
-///
-/// let url = NfsUrl::parse_directory("nfs://server/export/dir")?;
-/// for entry in list(&url, &ListOptions::default())? {
-///     println!("{}", String::from_utf8_lossy(&entry.name));
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// # Errors
-/// When nobody answers, the server refuses, or what it sends is no list.
-pub fn list(url: &NfsUrl, options: &ListOptions) -> Result<Vec<Listed>, ListFailure> {
-    let host = url.host.to_string();
-    let addrs = HostAddrs::resolve(&host, 0)?;
-    let address = addrs.first().ip();
-    let port = |known: Option<u16>, service, program, version| match known {
-        Some(port) => Ok(port),
-        None => ask_port(address, options.within, program, version).map_err(|why| {
-            let server = SocketAddr::new(address, rpc::PORTMAP_PORT);
-            ListFailure::Port { server, service, why }
-        }),
-    };
-    let nfs = port(url.nfs_port, "NFS", proto::PROGRAM, proto::VERSION)?;
-    let mount = port(url.mount_port, "MOUNT", mount::PROGRAM, mount::VERSION)?;
-    let pool = PagePool::new(PoolConfig::new(64));
-    let path = format!("{}/{}", url.export.trim_end_matches('/'), url.file);
-    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
-    let mut refused = None;
-    for mounted in (0..=names.len()).rev().take(SEARCHES_MAX) {
-        let (export, rest) = names.split_at(mounted);
-        let config = ListerConfig {
-            mount: (mount != nfs).then(|| SocketAddr::new(address, mount)),
-            uid: url.uid,
-            gid: url.gid,
-            entries_max: options.entries_max,
-            give_up_after: options.within,
-            request_timeout: options.within,
-            ..ListerConfig::new(
-                SocketAddr::new(address, nfs),
-                &format!("/{}", export.join("/")),
-                &rest.join("/"),
-            )
-        };
-        let pages: Result<Vec<Frame>, AllocError> =
-            (0..REPLY_PAGES).map(|_| pool.alloc(Gfp::KERNEL)).collect();
-        let error = match list_once(addrs.clone(), config, pages?, url)? {
-            Ok(entries) => return Ok(entries),
-            Err(error) => error,
-        };
-        let ListError::Refused { code } = error else {
-            return Err(ListFailure::List { server: url.to_string(), error });
-        };
-        if code == Nfsstat3::NotDir as u32 && !rest.is_empty() {
-            return Err(ListFailure::NotDirectory { server: url.to_string() });
-        }
-        // If nothing of it is an export, it is the whole that is reported.
-        refused.get_or_insert(error);
-        let is_no_export =
-            [Nfsstat3::NoEnt, Nfsstat3::Acces, Nfsstat3::Perm, Nfsstat3::NotDir, Nfsstat3::Inval]
-                .iter()
-                .any(|status| *status as u32 == code);
-        if !is_no_export {
-            break;
-        }
-    }
-    let error = refused.unwrap_or(ListError::BadPath);
-    Err(ListFailure::List { server: url.to_string(), error })
+/// A name without what would move a terminal's cursor: a server may send any bytes.
+pub(super) fn printable(name: &[u8]) -> String {
+    let text = String::from_utf8_lossy(name);
+    text.chars()
+        .flat_map(|c| {
+            let plain = (!c.is_control()).then_some(c);
+            plain
+                .into_iter()
+                .chain(c.is_control().then(|| c.escape_default()).into_iter().flatten())
+        })
+        .collect()
 }
 
-/// One export and one path in it: the outer error ends the search.
-fn list_once(
-    addrs: HostAddrs,
-    config: ListerConfig,
-    pages: Vec<Frame>,
-    url: &NfsUrl,
-) -> Result<Result<Vec<Listed>, ListError>, ListFailure> {
-    let protect =
-        ProtectConfig { memory_lock: MemoryLock::Never, io_flusher: false, socket_memory: 0 };
-    let mut pump = Pump::new(addrs, &protect)?;
-    let mut lister = NfsLister::new(config, pages, pump.now());
-    let mut entries = Vec::new();
-    loop {
-        // The lister has deadlines of its own, and ends by them.
-        pump.turn(None, &mut lister)?;
-        let (mut taken, replied) = (false, lister.stats().replies > 0);
-        while let Some(event) = lister.poll_event(pump.now()) {
-            taken = true;
-            match event {
-                ListEvent::Entry(entry) if matches!(entry.name, b"." | b"..") => {}
-                ListEvent::Entry(entry) => entries.push(Listed {
-                    name: entry.name.to_vec(),
-                    fileid: entry.fileid,
-                    attrs: entry.attrs,
-                }),
-                ListEvent::Restarted => entries.clear(),
-                ListEvent::End(Err(ListError::TimedOut)) if !replied => {
-                    return Err(ListFailure::Unreachable { server: url.to_string() });
-                }
-                ListEvent::End(end) => return Ok(end.map(|()| entries)),
-            }
-        }
-        if taken {
-            // What follows is asked for now that there is room for it.
-            pump.touch();
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Asks a portmapper for the TCP port of a service (RFC 1833 section 3).
-fn ask_port(host: IpAddr, within: Span, program: u32, version: u32) -> io::Result<u16> {
-    let limit = std::time::Duration::from_nanos(within.as_nanos());
-    let address = SocketAddr::new(host, rpc::PORTMAP_PORT);
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
-    stream.set_write_timeout(Some(limit))?;
-    let mut bytes = [0; PORT_REPLY_MAX];
-    let mut out = Encoder::new(&mut bytes[rpc::MARK_BYTES..]);
-    let auth = AuthSys { stamp: 0, machine: String::new(), uid: 0, gid: 0 };
-    let call = (rpc::PORTMAP, rpc::PORTMAP_VERSION, rpc::PORTMAP_GETPORT);
-    let xid = std::process::id();
-    let encoded = rpc::encode_call(&mut out, xid, call, &auth).and_then(|()| {
-        [program, version, rpc::PORTMAP_TCP, 0].into_iter().try_for_each(|word| out.u32(word))
-    });
-    encoded.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let len = out.len();
-    bytes[..rpc::MARK_BYTES].copy_from_slice(&(rpc::LAST_FRAGMENT | len as u32).to_be_bytes());
-    stream.write_all(&bytes[..rpc::MARK_BYTES + len])?;
-
-    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
-    let mut mark = [0; rpc::MARK_BYTES];
-    stream.read_exact(&mut mark)?;
-    let mark = u32::from_be_bytes(mark);
-    let len = (mark & !rpc::LAST_FRAGMENT) as usize;
-    if mark & rpc::LAST_FRAGMENT == 0 || len > bytes.len() {
-        return Err(bad("a reply of a length that is none"));
-    }
-    stream.read_exact(&mut bytes[..len])?;
-    let mut dec = Decoder::new(&bytes[..len]);
-    let reply = rpc::decode_reply(&mut dec).map_err(|error| bad(error.what()))?;
-    if reply != (xid, ReplyStat::Accepted(AcceptStat::Success)) {
-        return Err(bad("the call was refused"));
-    }
-    match dec.u32().map(u16::try_from) {
-        Ok(Ok(port)) if port > 0 => Ok(port),
-        _ => Err(bad("the service is not registered")),
+    #[test]
+    fn what_a_server_calls_its_files_does_not_move_the_cursor() {
+        assert_eq!(printable(b"a\x1b[2Jb\n\xff"), "a\\u{1b}[2Jb\\n\u{fffd}");
+        assert_eq!(printable("größe".as_bytes()), "größe");
     }
 }

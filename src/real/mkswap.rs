@@ -169,7 +169,7 @@ pub fn make_area(
     if store.slots() != wanted {
         return Err(MkswapError::OtherLength { server, slots: store.slots(), wanted });
     }
-    let is_new = store.nfs().is_some_and(|client| client.is_new());
+    let is_new = store.facts().is_new;
     let mut sweep = Sweep::new(&mut store, options.request_timeout);
     let mut pages_read = 0;
     if !is_new && !options.force {

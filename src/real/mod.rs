@@ -1,16 +1,18 @@
-//! Real stores: a client of `nfs-swap` over sockets of the kernel, in real time. What every command that
+//! Real stores: a client over sockets of the kernel, in real time. What every command that
 //! takes a URL is built on.
 //!
 //! There is no mechanism here, and no protocol. Read it from the URL down:
 //!
 //! - [`scheme`]: the one table of what a URL may begin with, and what makes a client of it;
+//! - [`nfs`]: the stores there are, as the table sees them;
+//! - [`client`]: what is needed of a store's client beside its two interfaces;
 //! - [`store`]: [`RealStore`], a client with its connection, thread and clock;
 //! - [`area`]: whether what is in a store may be written, and its header;
 //! - [`check`]: whether a store is fit to swap on;
 //! - [`load`]: a load with verification;
 //! - [`paging`]: the simulated machine over a real store, in real time;
 //! - `pump`: the event loop of one connection, for whatever session it is;
-//! - [`mkswap`]: a swap area is made; [`list`](mod@list): a directory is listed;
+//! - [`mkswap`]: a swap area is made; [`list`]: what a server has;
 //! - [`error`]: why a store cannot be used, and what to do next;
 //! - [`local`]: whether a server runs on this very host.
 //!
@@ -23,20 +25,23 @@
 
 pub mod area;
 pub mod check;
+pub mod client;
 pub mod error;
 pub mod list;
 pub mod load;
 pub mod local;
 pub mod mkswap;
+pub mod nfs;
 pub mod paging;
 mod pump;
 pub mod scheme;
 pub mod store;
 
 pub use area::{AreaFacts, FitError, fit_to_write};
+pub use client::{Counters, Durability, Fact, RealClient, StoreFacts, WriteProof};
 pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
-pub use list::{ListFailure, ListOptions, Listed, list};
+pub use list::{Entry, ListFailure, ListOptions, Listing};
 pub use local::is_this_host;
 pub use mkswap::{Made, MkswapError, MkswapOptions, Progress, make_area};
-pub use scheme::{Scheme, StoreUrl};
+pub use scheme::{Location, Scheme, SchemeTable, SchemeTaken, StoreUrl, UrlProblem};
 pub use store::{OpenOptions, RealStore};

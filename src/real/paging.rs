@@ -12,13 +12,13 @@ use netswap_swap::machine::{Linear, Machine, MachineConfig, MachineEvent, Nothin
 use netswap_swap::{AreaId, AreaOptions, PageError, Pager, PagerConfig, PagerEvent};
 use serde::Serialize;
 
+use super::client::RealClient;
 use super::error::OpenError;
 use super::pump::Pump;
 use super::scheme::StoreUrl;
 use super::store::{OpenOptions, RealStore};
 use crate::report::{Latency, Outcome};
 use crate::scenario::{Ablation, Scenario};
-use crate::world::store::StoreClient;
 
 /// How long nothing may move, and how long the store may take to let the area come on, or what is
 /// left over to end: longer than a server takes to restart, and than a client waits between two connections.
@@ -62,7 +62,7 @@ pub struct PagingRow {
     pub checksum_errors: u64,
     /// Slots that went into quarantine.
     pub quarantined_slots: u64,
-    /// Calls sent again, and connections opened, if it is NFS.
+    /// Requests sent again, and connections opened.
     pub retransmissions: u64,
     /// As above.
     pub connections: u64,
@@ -100,7 +100,7 @@ pub enum PagingError {
 struct Paging {
     pump: Pump,
     area: AreaId,
-    pager: Pager<StoreClient>,
+    pager: Pager<Box<dyn RealClient>>,
     machine: Machine,
     latency: Histogram<u64>,
     /// When a task or a page last moved, and what had moved then.
@@ -342,10 +342,7 @@ impl Paging {
         };
         let quantile = |q| self.latency.value_at_quantile(q) as f64 / 1e3;
         let pager = self.pager.stats();
-        let nfs = match self.pager.backend(self.area) {
-            StoreClient::Nfs(client) => client.stats(),
-            StoreClient::Iscsi(_) => Default::default(),
-        };
+        let client = self.pager.backend(self.area).counters();
         PagingRow {
             backend,
             ablate: spec.ablate.clone(),
@@ -362,8 +359,8 @@ impl Paging {
             pages_verified: self.machine.stats().pages_verified,
             checksum_errors: pager.checksum_errors,
             quarantined_slots: pager.quarantined_slots,
-            retransmissions: nfs.retransmissions,
-            connections: nfs.connections,
+            retransmissions: client.resent,
+            connections: client.connections,
             setup_s,
             wall_s,
             seed: spec.scenario.seed,

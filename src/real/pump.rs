@@ -23,7 +23,10 @@ pub(crate) struct Pump {
 
 impl Pump {
     /// Asks for what the kernel offers, then makes the loop. To be called on the thread that turns it.
-    pub(crate) fn new(addrs: HostAddrs, protect: &ProtectConfig) -> Result<Pump, KernelError> {
+    pub(crate) fn new(
+        addrs: Option<HostAddrs>,
+        protect: &ProtectConfig,
+    ) -> Result<Pump, KernelError> {
         netswap_reserve::prepare_thread();
         let protection = PathProtection::ask(protect);
         // Refused, rests are longer than they should be, and nothing else.
@@ -31,7 +34,7 @@ impl Pump {
         let mut net = KernelNet::new(KernelConfig::new(1))?;
         let socket =
             SocketOptions { reserve_memory: protect.socket_memory, ..SocketOptions::default() };
-        let config = ConnConfig { socket, addrs: Some(addrs), ..ConnConfig::default() };
+        let config = ConnConfig { socket, addrs, ..ConnConfig::default() };
         let conn = net.add_conn(config).expect("the loop was made for one connection");
         Ok(Pump { net, conn, clock: Clock::new(), protection })
     }

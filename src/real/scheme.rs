@@ -1,109 +1,289 @@
-//! What a URL may begin with. [`SCHEMES`] is the only place that knows: a store of another kind is a line
-//! there, a variant of [`StoreUrl`], and what the compiler asks for then.
+//! What a URL may begin with. [`SchemeTable::builtin`] is the one place that knows the stores there are; an
+//! embedder adds its own to a table of its own ([`SchemeTable::register`]).
+//!
+//! A table is a value that is handed to whoever reads a URL: there is no global one, so two parts of a
+//! program cannot disturb each other's.
 
+use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use netswap_nfs::{NfsBackend, NfsUrl, WritePolicy};
-
+use super::client::{Durability, RealClient};
 use super::error::StoreUrlError;
+use super::list::{ListFailure, ListOptions, Listing};
+use super::nfs;
 use super::store::OpenOptions;
-use crate::world::store::StoreClient;
 
-/// A kind of URL.
-#[derive(Debug)]
-pub struct Scheme {
-    /// What stands before `://`.
-    pub name: &'static str,
-    /// How a URL of it is written.
-    pub form: &'static str,
-    parse: fn(&str) -> Result<StoreUrl, StoreUrlError>,
+/// Why a URL of a scheme cannot be used; its text says what to write instead, and has no secret in it.
+pub type UrlProblem = Box<dyn Error + Send + Sync>;
+
+type Parse = dyn Fn(&str) -> Result<Arc<dyn Location>, UrlProblem> + Send + Sync;
+type List = dyn Fn(&str, &ListOptions) -> Result<Listing, ListFailure> + Send + Sync;
+
+/// Where a store is: what a URL was read into.
+///
+/// [`Display`](fmt::Display) is its name for messages: without parameters, and without secrets.
+pub trait Location: fmt::Display + fmt::Debug + Send + Sync {
+    /// The host that is looked up, by name or by address; `None` if the client needs no connection.
+    fn host(&self) -> Option<String>;
+
+    /// A client of it, which connects to this address: the host's, or an unspecified one without a host.
+    fn client(&self, address: IpAddr, options: &OpenOptions) -> Box<dyn RealClient>;
+
+    /// Whether a client can make the store, and give it its length.
+    fn can_create(&self) -> bool {
+        false
+    }
+
+    /// What its protocol calls the two ways in which a write lasts, those of [`Durability`].
+    fn write_names(&self) -> [&'static str; 2] {
+        ["writes", "flushes"]
+    }
 }
 
-/// All there are.
-pub static SCHEMES: &[Scheme] = &[Scheme {
-    name: "nfs",
-    form: "nfs://host[:port]/export/path/file[?nfsport=N&mountport=N&uid=N&gid=N&write=file_sync|unstable]",
-    parse: |text| Ok(StoreUrl::Nfs(text.parse()?)),
-}];
+/// A kind of URL.
+///
+/// `examples/custom_scheme.rs` makes one of pages in the memory of its process, and puts a verified load on it.
+///
+/// ```
+/// use netswap::real::{Location, Scheme, SchemeTable, UrlProblem};
+/// # use netswap::real::{OpenOptions, RealClient};
+///
+/// #[derive(Debug)]
+/// struct Tape(u8);
+/// # impl std::fmt::Display for Tape {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// #         write!(f, "tape://{}", self.0)
+/// #     }
+/// # }
+/// impl Location for Tape {
+///     // ...
+/// #     fn host(&self) -> Option<String> { None }
+/// #     fn client(&self, _: std::net::IpAddr, _: &OpenOptions) -> Box<dyn RealClient> {
+/// #         unimplemented!()
+/// #     }
+/// }
+///
+/// let read = |url: &str| -> Result<Tape, UrlProblem> { Ok(Tape(url["tape://".len()..].parse()?)) };
+/// let mut schemes = SchemeTable::builtin();
+/// schemes.register(Scheme::new("tape", "tape://NUMBER", read))?;
+/// assert_eq!(schemes.parse("tape://7")?.scheme(), "tape");
+/// assert_eq!(schemes.parse("tape://x").unwrap_err().to_string(), "invalid digit found in string");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Scheme {
+    name: &'static str,
+    form: &'static str,
+    parse: Arc<Parse>,
+    list: Option<(&'static str, Arc<List>)>,
+}
+
+impl fmt::Debug for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheme").field("name", &self.name).field("form", &self.form).finish()
+    }
+}
+
+impl Scheme {
+    /// A scheme that begins with `name`, is written as `form`, and is read by `parse`, which is given the whole URL.
+    pub fn new<L: Location + 'static>(
+        name: &'static str,
+        form: &'static str,
+        parse: impl Fn(&str) -> Result<L, UrlProblem> + Send + Sync + 'static,
+    ) -> Scheme {
+        let parse: Arc<Parse> = Arc::new(move |text| Ok(Arc::new(parse(text)?)));
+        Scheme { name, form, parse, list: None }
+    }
+
+    /// The same, with a way to list what a server has: what is listed is written as `form`.
+    pub fn with_list(
+        self,
+        form: &'static str,
+        list: impl Fn(&str, &ListOptions) -> Result<Listing, ListFailure> + Send + Sync + 'static,
+    ) -> Scheme {
+        Scheme { list: Some((form, Arc::new(list))), ..self }
+    }
+
+    /// What stands before `://`.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// How a URL of it is written.
+    pub fn form(&self) -> &'static str {
+        self.form
+    }
+}
+
+/// There is a scheme of this name already.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is a scheme {name:?} already")]
+pub struct SchemeTaken {
+    /// The name.
+    pub name: &'static str,
+}
+
+/// The kinds of URLs that are understood.
+///
+/// ```
+/// use netswap::real::SchemeTable;
+///
+/// let schemes = SchemeTable::builtin();
+/// let url = schemes.parse("nfs://server/export/area0?write=unstable")?;
+/// assert_eq!((url.scheme(), url.host().as_deref()), ("nfs", Some("server")));
+///
+/// let error = schemes.parse("nbd://server/disk").unwrap_err().to_string();
+/// assert!(error.starts_with("\"nbd\" is no kind of store; known: nfs"), "{error}");
+/// # Ok::<(), netswap::real::StoreUrlError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SchemeTable {
+    schemes: Vec<Scheme>,
+}
+
+impl SchemeTable {
+    /// One that knows nothing.
+    pub fn empty() -> SchemeTable {
+        SchemeTable::default()
+    }
+
+    /// All stores of this project.
+    pub fn builtin() -> SchemeTable {
+        SchemeTable { schemes: vec![nfs::scheme()] }
+    }
+
+    /// Adds a scheme.
+    ///
+    /// # Errors
+    /// When there is one of its name.
+    pub fn register(&mut self, scheme: Scheme) -> Result<(), SchemeTaken> {
+        if self.schemes.iter().any(|other| other.name == scheme.name) {
+            return Err(SchemeTaken { name: scheme.name });
+        }
+        self.schemes.push(scheme);
+        Ok(())
+    }
+
+    /// All that are known, in the order of their coming.
+    pub fn schemes(&self) -> &[Scheme] {
+        &self.schemes
+    }
+
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// When it begins with nothing that is known, or its scheme cannot read it.
+    pub fn parse(&self, text: &str) -> Result<StoreUrl, StoreUrlError> {
+        let forms = || self.forms(|scheme| Some(scheme.form));
+        let scheme = self.find(text, &forms)?;
+        let location = (scheme.parse)(text)
+            .map_err(|source| StoreUrlError::Scheme { name: scheme.name, source })?;
+        Ok(StoreUrl { scheme: scheme.name, location })
+    }
+
+    /// Lists what a server has at `text`: a directory, or its targets.
+    ///
+    /// # Errors
+    /// When nobody answers, the server refuses, or there is nothing of this kind to be listed.
+    pub fn list(&self, text: &str, options: &ListOptions) -> Result<Listing, ListFailure> {
+        let forms = || self.forms(|scheme| Some(scheme.list.as_ref()?.0));
+        let scheme = self.find(text, &forms)?;
+        match &scheme.list {
+            Some((_, list)) => list(text, options),
+            None => Err(ListFailure::NoList { scheme: scheme.name }),
+        }
+    }
+
+    fn find(&self, text: &str, forms: &dyn Fn() -> String) -> Result<&Scheme, StoreUrlError> {
+        let Some((name, _)) = text.split_once("://") else {
+            return Err(StoreUrlError::NoScheme { text: redacted(text), forms: forms() });
+        };
+        let known = || self.schemes.iter().map(|scheme| scheme.name).collect::<Vec<_>>().join(", ");
+        let scheme = self.schemes.iter().find(|scheme| scheme.name == name);
+        scheme.ok_or_else(|| StoreUrlError::UnknownScheme {
+            name: redacted(name),
+            known: known(),
+            forms: forms(),
+        })
+    }
+
+    fn forms(&self, form: impl Fn(&Scheme) -> Option<&'static str>) -> String {
+        self.schemes.iter().filter_map(form).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// The text without what may be a secret in it: whoever writes a URL wrong has still written a password.
+fn redacted(text: &str) -> String {
+    let (text, query) = text.split_once('?').map_or((text, ""), |(text, _)| (text, "?..."));
+    match text.rfind('@') {
+        Some(at) => format!("...{}{query}", &text[at..]),
+        None => format!("{text}{query}"),
+    }
+}
 
 /// A URL that was understood.
+///
+/// Read from text, it is one of [`SchemeTable::builtin`].
 ///
 /// ```
 /// use netswap::real::StoreUrl;
 ///
 /// let url: StoreUrl = "nfs://server/export/area0?write=unstable".parse()?;
-/// assert_eq!((url.scheme(), &*url.host()), ("nfs", "server"));
-///
-/// let error = "nbd://server/disk".parse::<StoreUrl>().unwrap_err();
-/// assert!(error.to_string().starts_with("\"nbd\" is no kind of store; known: nfs"));
+/// assert_eq!(url.to_string(), "nfs://server/export/area0");
 /// # Ok::<(), netswap::real::StoreUrlError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// A file on an NFS server.
-    Nfs(NfsUrl),
+#[derive(Clone, Debug)]
+pub struct StoreUrl {
+    scheme: &'static str,
+    location: Arc<dyn Location>,
 }
 
 impl FromStr for StoreUrl {
     type Err = StoreUrlError;
 
     fn from_str(text: &str) -> Result<StoreUrl, StoreUrlError> {
-        let Some((name, _)) = text.split_once("://") else {
-            return Err(StoreUrlError::NoScheme { text: text.into() });
-        };
-        match SCHEMES.iter().find(|scheme| scheme.name == name) {
-            Some(scheme) => (scheme.parse)(text),
-            None => Err(StoreUrlError::UnknownScheme { name: name.into() }),
-        }
+        SchemeTable::builtin().parse(text)
     }
 }
 
 impl fmt::Display for StoreUrl {
-    /// Without parameters, as a name for messages.
+    /// Without parameters and secrets, as a name for messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreUrl::Nfs(url) => url.fmt(f),
-        }
+        self.location.fmt(f)
     }
 }
 
 impl StoreUrl {
     /// What stands before `://`.
     pub fn scheme(&self) -> &'static str {
-        match self {
-            StoreUrl::Nfs(_) => "nfs",
-        }
+        self.scheme
     }
 
-    /// The server, by name or by address.
-    pub fn host(&self) -> String {
-        match self {
-            StoreUrl::Nfs(url) => url.host.to_string(),
-        }
+    /// The server, by name or by address, if there is one.
+    pub fn host(&self) -> Option<String> {
+        self.location.host()
     }
 
-    /// The same store, with writes that last in this way.
-    pub fn with_write_policy(&self, write: WritePolicy) -> StoreUrl {
-        match self {
-            StoreUrl::Nfs(url) => StoreUrl::Nfs(NfsUrl { write, ..url.clone() }),
+    /// Whether a client can make the store, and give it its length.
+    pub fn can_create(&self) -> bool {
+        self.location.can_create()
+    }
+
+    /// What its protocol calls writes that last in this way.
+    pub fn write_name(&self, durability: Durability) -> &'static str {
+        let [with_write, by_flush] = self.location.write_names();
+        match durability {
+            Durability::WithWrite => with_write,
+            Durability::ByFlush => by_flush,
         }
     }
 
     /// The client of it, for a host that has this address.
-    pub(crate) fn client(&self, address: IpAddr, options: &OpenOptions) -> StoreClient {
-        match self {
-            StoreUrl::Nfs(url) => {
-                let mut config = url.config(address);
-                config.create_bytes = options.create_bytes;
-                config.in_flight = options.in_flight;
-                config.merge = options.merge;
-                config.machine = options.machine.clone();
-                config.first_xid = options.first_xid;
-                StoreClient::Nfs(NfsBackend::new(config))
-            }
-        }
+    pub(super) fn client(&self, address: IpAddr, options: &OpenOptions) -> Box<dyn RealClient> {
+        self.location.client(address, options)
     }
 }
 
@@ -113,20 +293,39 @@ mod tests {
 
     #[test]
     fn every_scheme_of_the_table_parses_into_its_own_kind() {
-        for scheme in SCHEMES {
-            let form = scheme.form.split('[').next().unwrap();
-            let url: StoreUrl = format!("{form}/export/file").parse().unwrap();
-            assert_eq!(url.scheme(), scheme.name);
+        let table = SchemeTable::builtin();
+        for scheme in table.schemes() {
+            let form = scheme.form().split('[').next().unwrap();
+            let url = table.parse(&format!("{form}/export/file")).unwrap();
+            assert_eq!(url.scheme(), scheme.name());
         }
     }
 
     #[test]
     fn what_is_no_url_is_told_how_to_be_written() {
-        for text in ["", "area0", "iscsi://h/iqn/1", "NFS://h/e/f"] {
+        for text in ["", "area0", "nbd://h/iqn/1", "NFS://h/e/f"] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(error.contains("nfs://host"), "{text}: {error}");
         }
         let error = "nfs://h/e/f?rsize=1".parse::<StoreUrl>().unwrap_err().to_string();
         assert!(error.contains("known: version"), "{error}");
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_repeated() {
+        for text in ["u%geheim@h", "x:/u%geheim@h/iqn/1", "nbd:u@geheim@h/x?a=geheim", "?p=geheim"]
+        {
+            let error = text.parse::<StoreUrl>().unwrap_err().to_string();
+            assert!(!error.contains("geheim"), "{text}: {error}");
+        }
+        let error = "u%geheim@nbd://h".parse::<StoreUrl>().unwrap_err().to_string();
+        assert!(!error.contains("geheim"), "{error}");
+    }
+
+    #[test]
+    fn a_name_has_one_meaning() {
+        let mut table = SchemeTable::builtin();
+        let taken = table.register(nfs::scheme()).unwrap_err();
+        assert_eq!(taken, SchemeTaken { name: "nfs" });
     }
 }

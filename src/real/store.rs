@@ -1,22 +1,22 @@
 //! A store that is open: a client with its connection and its clock, turned by the thread that uses it.
 
-use std::net::SocketAddr;
+use std::any::Any;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netswap_net::kernel::{
     ConnPhase, HostAddrs, KernelError, KernelStats, PathProtection, ProtectConfig, Protection,
 };
-use netswap_nfs::NfsBackend;
 use netswap_reserve::{Span, Time};
 use netswap_swap::{
-    BackendLimits, BackendState, Completion, Op, PageVec, Request, RequestId, Slot, SubmitError,
-    SwapBackend,
+    BackendLimits, BackendState, Completion, Op, PageVec, Request, RequestId, Slot, StoreError,
+    SubmitError, SwapBackend,
 };
 
+use super::client::{Counters, Durability, RealClient, StoreFacts, WriteProof};
 use super::error::{NotReady, OpenError, TransferError};
 use super::pump::Pump;
 use super::scheme::StoreUrl;
-use crate::world::store::StoreClient;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -33,14 +33,17 @@ pub struct OpenOptions {
     pub protect: ProtectConfig,
     /// The name of this machine, for the server.
     pub machine: String,
-    /// Where the numbers of calls begin.
-    pub first_xid: u32,
+    /// Makes each write last in this way, instead of the one that the URL says.
+    pub durability: Option<Durability>,
+    /// A number that tells this start from others: where the numbers of NFS calls begin. Two
+    /// stores that are open at the same time need two.
+    pub nonce: u32,
 }
 
-/// Where the numbers of calls begin, for a start at this time in this process. A busy client uses hundreds of
-/// thousands a second, so a number that grows with time would soon be met by the next start: it is drawn
-/// from all there are, which two starts then rarely share. Finished as splitmix64 is (Steele, Lea and Flood, 2014).
-fn first_xid(nanos: u64, process: u32) -> u32 {
+/// What tells a start at this time in this process from others. Numbers of calls begin there, and a busy client uses
+/// hundreds of thousands a second, so a number that grows with time would soon be met by the next start: it is
+/// drawn from all there are, which two starts then rarely share. Finished as splitmix64 is (Steele, Lea and Flood, 2014).
+fn nonce(nanos: u64, process: u32) -> u32 {
     let mut mixed = nanos ^ u64::from(process).rotate_left(40);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -54,12 +57,13 @@ impl Default for OpenOptions {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         OpenOptions {
             create_bytes: None,
+            durability: None,
             in_flight: 64,
             merge: true,
             ready_within: Span::from_secs(10),
             protect: ProtectConfig::default(),
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            first_xid: first_xid(since.as_nanos() as u64, std::process::id()),
+            nonce: nonce(since.as_nanos() as u64, std::process::id()),
         }
     }
 }
@@ -85,7 +89,7 @@ impl Default for OpenOptions {
 /// ```
 pub struct RealStore {
     pub(super) pump: Pump,
-    pub(super) client: StoreClient,
+    pub(super) client: Box<dyn RealClient>,
     slots: u32,
     /// When the store became ready, after how long.
     ready_after: Span,
@@ -98,8 +102,10 @@ impl RealStore {
     /// # Errors
     /// When the host has no address, nobody answers there in time, or the server refuses it.
     pub fn open(url: &StoreUrl, options: &OpenOptions) -> Result<RealStore, OpenError> {
-        let addrs = HostAddrs::resolve(&url.host(), 0)?;
-        let client = url.client(addrs.first().ip(), options);
+        let addrs = url.host().map(|host| HostAddrs::resolve(&host, 0)).transpose()?;
+        let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let address = addrs.as_ref().map_or(unspecified, |addrs| addrs.first().ip());
+        let client = url.client(address, options);
         let pump = Pump::new(addrs, &options.protect)?;
         let mut store = RealStore { pump, client, slots: 0, ready_after: Span::ZERO };
         store.wait_ready(options.ready_within)?;
@@ -122,13 +128,12 @@ impl RealStore {
                     return Ok(());
                 }
                 BackendState::Failed(error) => {
-                    return Err(OpenError::Refused { server: server(), error });
+                    let advice = self.client.advice(&error);
+                    return Err(OpenError::Refused { server: server(), error, advice });
                 }
                 BackendState::Stopped => {
-                    return Err(OpenError::Refused {
-                        server: server(),
-                        error: netswap_swap::StoreError::Cancelled,
-                    });
+                    let (error, advice) = (StoreError::Cancelled, "open it anew");
+                    return Err(OpenError::Refused { server: server(), error, advice });
                 }
                 BackendState::Starting if now >= limit => {
                     let is_silent = was_open && info.phase == ConnPhase::Open;
@@ -194,17 +199,31 @@ impl RealStore {
         self.pump.stats()
     }
 
-    /// The client, if the store is on an NFS server.
-    pub fn nfs(&self) -> Option<&NfsBackend> {
-        match &self.client {
-            StoreClient::Nfs(client) => Some(client),
-            StoreClient::Iscsi(_) => None,
-        }
+    /// What is known of the store.
+    pub fn facts(&self) -> StoreFacts {
+        self.client.facts()
     }
 
-    /// Requests so far that went to the server together with another.
-    pub fn joined(&self) -> u64 {
-        self.nfs().map_or(0, |client| client.stats().joined)
+    /// What its client has counted.
+    pub fn counters(&self) -> Counters {
+        self.client.counters()
+    }
+
+    /// How the writes that have ended were made to last.
+    pub fn write_proof(&self) -> WriteProof {
+        self.client.write_proof()
+    }
+
+    /// The client itself, if it is of this kind.
+    ///
+    /// ```no_run
+    /// # let url: netswap::real::StoreUrl = "nfs://server/export/area0".parse()?;
+    /// # let store = netswap::real::RealStore::open(&url, &Default::default())?;
+    /// let calls = store.client_as::<netswap::nfs::NfsBackend>().map(|client| client.stats().calls);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn client_as<C: RealClient>(&self) -> Option<&C> {
+        (&*self.client as &dyn Any).downcast_ref()
     }
 
     /// Takes a request; [`RealStore::turn`] moves its bytes.
@@ -287,8 +306,8 @@ mod tests {
     #[test]
     fn starts_that_are_near_in_time_or_by_process_begin_far_apart() {
         let begun = 1_790_000_000_000_000_000;
-        let starts = (0..32).map(|at| first_xid(begun + at * 1_000_000, 77));
-        let mut starts: Vec<u32> = starts.chain((78..110).map(|id| first_xid(begun, id))).collect();
+        let starts = (0..32).map(|at| nonce(begun + at * 1_000_000, 77));
+        let mut starts: Vec<u32> = starts.chain((78..110).map(|id| nonce(begun, id))).collect();
         starts.sort_unstable();
         // A thousand calls at each of 128 places.
         assert!(starts.windows(2).all(|pair| pair[1] - pair[0] > 128_000), "{starts:?}");

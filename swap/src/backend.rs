@@ -348,3 +348,42 @@ pub trait SwapBackend {
     /// it is not called while pages move, so it need not be fast.
     fn outstanding(&self, visit: &mut dyn FnMut(Outstanding));
 }
+
+/// A backend behind a pointer, whatever it is: for pagers that take any.
+impl<B: SwapBackend + ?Sized> SwapBackend for Box<B> {
+    fn state(&self) -> BackendState {
+        (**self).state()
+    }
+
+    fn limits(&self) -> BackendLimits {
+        (**self).limits()
+    }
+
+    fn server(&self) -> &str {
+        (**self).server()
+    }
+
+    fn submit(&mut self, now: Time, request: Request) -> Result<(), SubmitError> {
+        (**self).submit(now, request)
+    }
+
+    fn poll_completion(&mut self, now: Time) -> Option<Completion> {
+        (**self).poll_completion(now)
+    }
+
+    fn poll_deadline(&self) -> Option<Time> {
+        (**self).poll_deadline()
+    }
+
+    fn fences(&self) -> u64 {
+        (**self).fences()
+    }
+
+    fn shutdown(&mut self, now: Time) {
+        (**self).shutdown(now);
+    }
+
+    fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
+        (**self).outstanding(visit);
+    }
+}

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use netswap::nfs::NfsStats;
+use netswap::nfs::{NfsBackend, NfsStats};
 use netswap::real::load::{Load, LoadReport, LoadSpec, Pattern, Stop};
 use netswap::real::{OpenOptions, RealStore, StoreUrl};
 use netswap::reserve::{PAGE_SIZE, Span};
@@ -93,7 +93,7 @@ pub(crate) fn under_load(
             let mut store = RealStore::open(&url, &options).unwrap();
             let mut told = |_, ops| *watch.said.lock().unwrap() = (Instant::now(), ops);
             let report = Load::new(spec).unwrap().run(&mut store, &mut told).unwrap();
-            let stats = store.nfs().unwrap().stats();
+            let stats = store.client_as::<NfsBackend>().unwrap().stats();
             store.shutdown();
             (report, stats)
         });

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use netswap_reserve::windows::{MapPageMut, Mapper};
 
-use super::NfsBackend;
+use super::{NfsBackend, WritePolicy};
 use crate::proto::{Fattr3, FsInfoOk};
 
 /// What is known of a store that is ready. Sizes are in bytes.
@@ -20,6 +20,8 @@ pub struct NfsFacts {
     pub file: Fattr3,
     /// This client gave the file its length: it was absent or empty.
     pub created: bool,
+    /// When a write is durable, as the client was told.
+    pub write: WritePolicy,
 }
 
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
@@ -32,6 +34,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             fs: self.fs_info?,
             file: self.file_attrs?,
             created: self.sized,
+            write: self.config.write,
         })
     }
 }

@@ -368,9 +368,9 @@ impl Load {
         let begun = store.now();
         self.last_end = begun;
         self.fences = store.client.fences();
-        let joined = store.joined();
+        let joined = store.counters().joined;
         self.drive(store, begun, progress)?;
-        self.report.requests = self.submitted.saturating_sub(store.joined() - joined);
+        self.report.requests = self.submitted.saturating_sub(store.counters().joined - joined);
         self.report.elapsed = self.last_end.since(begun);
         self.report.cpu = thread_cpu().saturating_sub(cpu);
         if self.spec.verify && self.spec.pattern.is_writing() {
