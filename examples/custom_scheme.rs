@@ -131,6 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         depth: 16,
         slots: area.slots,
         first_slot: area.first_slot,
+        stride_blocks: 1,
         stop: Stop::Ops(20_000),
         verify: true,
         seed: 7,

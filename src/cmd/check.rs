@@ -110,7 +110,7 @@ fn text(found: &CheckReport, report: &Report) -> String {
         fact(said.name, said.text.clone());
     }
     let bytes = u64::from(report.slots) * PAGE_SIZE as u64;
-    fact("slots", format!("{}, {}", report.slots, Bytes(bytes)));
+    fact("slots", format!("pages of 4KiB: {}, {} in all", report.slots, Bytes(bytes)));
     let write = |us: Option<f64>| us.map_or("not tried".into(), micros);
     fact(
         "latency",

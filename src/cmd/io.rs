@@ -221,7 +221,13 @@ fn open(url: &StoreUrl, args: &Args) -> Result<RealStore, Failure> {
     let mut options = args.connect.options(args.qd as usize);
     options.merge = args.merge == "on";
     options.create_bytes = args.create.map(|size| size.pages() * PAGE_SIZE as u64);
-    RealStore::open(url, &options).map_err(remote::not_opened)
+    let store = RealStore::open(url, &options).map_err(remote::not_opened)?;
+    let most = store.limits().in_flight as u64;
+    if args.qd > most {
+        let what = format!("--qd {}: {url} takes {most} operations at once", args.qd);
+        return Err(Failure::usage(what));
+    }
+    Ok(store)
 }
 
 fn spec(

@@ -22,9 +22,10 @@ overwritten without --force; 3 nobody answers.")]
 pub(super) struct Args {
     /// The file: nfs://host[:port]/export/path/file[?nfsport=N&mountport=N&uid=N&gid=N&write=POLICY]
     url: String,
-    /// Length of the file, and of the area; a file that is there already must have it
+    /// Length of the area. A file is given it, and must have it if it is there already; a LUN may be longer
+    /// [default: all of a LUN]
     #[arg(long)]
-    size: Bytes,
+    size: Option<Bytes>,
     /// Overwrite whatever the file holds
     #[arg(long)]
     force: bool,
@@ -83,17 +84,22 @@ pub(super) fn run(args: &Args) -> Outcome {
     let url = remote::url(&args.url)?;
     let uuid = args.uuid.map_or_else(random_uuid, Ok)?;
     let options = MkswapOptions {
-        bytes: args.size.0,
+        bytes: args.size.map(|size| size.0),
         force: args.force,
         uuid,
         label: args.label,
         request_timeout: args.timeout.span(),
     };
-    let pages = args.size.pages();
+    // How much there is of a LUN is not known before it is open.
+    let mut pages = args.size.map_or(0, Bytes::pages);
     let bar = progress::bar(pages, "{msg} [{bar:40}] {percent}% {eta}");
     let mut lines = Lines::new();
     let result = make_area(&url, &OpenOptions::default(), &options, &mut |progress| {
         let (what, done) = match progress {
+            Progress::Begun(slots) => {
+                pages = slots.into();
+                return bar.set_length(pages);
+            }
             Progress::Read(done) => ("reading what is there", done),
             Progress::Written(done) => ("writing", done),
         };

@@ -6,7 +6,7 @@ use netswap::reserve::Span;
 use netswap::units::{Nanos, UnitError};
 use serde::Serialize;
 
-use super::{EXIT_FAILED, EXIT_UNREACHABLE, Failure};
+use super::{EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, Failure};
 
 /// A time; a bare number is seconds.
 pub(super) fn time(text: &str) -> Result<Nanos, UnitError> {
@@ -50,7 +50,11 @@ pub(super) fn url(text: &str) -> Result<StoreUrl, Failure> {
 
 /// What it means for the command that a store could not be opened.
 pub(super) fn not_opened(error: OpenError) -> Failure {
-    let code = if error.is_unreachable() { EXIT_UNREACHABLE } else { EXIT_FAILED };
+    let code = match () {
+        () if error.is_usage() => EXIT_USAGE,
+        () if error.is_unreachable() => EXIT_UNREACHABLE,
+        () => EXIT_FAILED,
+    };
     Failure { code, message: Some(error.to_string()) }
 }
 

@@ -36,6 +36,19 @@ pub enum FitError {
         /// What is wrong with the header.
         error: SignatureError,
     },
+    /// It is shorter than when it was made an area.
+    #[error(
+        "{server} has {slots} pages, and the area in it {pages}: grow it to what it was, or make a shorter area by \
+         `netswap mkswap --force`, which loses what is in it"
+    )]
+    CutShort {
+        /// The store.
+        server: String,
+        /// Pages it has.
+        slots: u32,
+        /// Pages of the area, that of the header included.
+        pages: u64,
+    },
     /// A page could not be moved.
     #[error("{server}: {error}")]
     Transfer {
@@ -80,7 +93,7 @@ pub fn write_header_page(
 /// process and is given one, or `force` says that whatever is there may go.
 ///
 /// # Errors
-/// When it has other content, or its first page cannot be moved.
+/// When it has other content, or was cut short, or its first page cannot be moved.
 pub fn fit_to_write(store: &mut RealStore, force: bool) -> Result<AreaFacts, FitError> {
     let server = store.server().to_string();
     let failed = |error| FitError::Transfer { server: server.clone(), error };
@@ -92,8 +105,12 @@ pub fn fit_to_write(store: &mut RealStore, force: bool) -> Result<AreaFacts, Fit
     }
     let page = read_header_page(store).map_err(failed)?;
     match Header::parse(&page) {
+        Ok(header) if header.last_page >= slots && !force => {
+            let pages = u64::from(header.last_page) + 1;
+            Err(FitError::CutShort { server, slots, pages })
+        }
         Ok(header) => {
-            // The header's own count, if the file is longer; the file's, if that is cut short.
+            // The header's own count, if the store is longer; the store's, if that is cut short and forced.
             let slots = header.last_page.min(slots.saturating_sub(1));
             Ok(AreaFacts { first_slot: 1, slots, header: Some(header) })
         }

@@ -65,6 +65,14 @@ pub enum OpenError {
         /// How far it was.
         why: NotReady,
     },
+    /// Stores of this kind are not made by their clients.
+    #[error(
+        "{server} cannot be made from here: make it at its server, then an area of it by `netswap mkswap`"
+    )]
+    NotCreated {
+        /// The store.
+        server: String,
+    },
     /// The server refused it.
     #[error("{server}: {error}: {advice}")]
     Refused {
@@ -78,9 +86,14 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Whether something was asked for that there cannot be.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, OpenError::NotCreated { .. })
+    }
+
     /// Whether nobody answered, as opposed to a server that says no.
     pub fn is_unreachable(&self) -> bool {
-        !matches!(self, OpenError::Refused { .. })
+        !matches!(self, OpenError::Refused { .. } | OpenError::NotCreated { .. })
     }
 }
 

@@ -21,8 +21,9 @@ const IN_FLIGHT: usize = 16;
 /// What is to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MkswapOptions {
-    /// Bytes of the file; a part of a page at its end is left out.
-    pub bytes: u64,
+    /// Bytes of the area; a part of a page at its end is left out. Without it, all that a store has
+    /// which is not made by its clients.
+    pub bytes: Option<u64>,
     /// Overwrite a file that holds anything.
     pub force: bool,
     /// UUID of the area.
@@ -51,6 +52,8 @@ pub struct Made {
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// The store is open, and the area will have so many pages.
+    Begun(u32),
     /// Pages that were read to see what the file holds.
     Read(u64),
     /// Pages that were written.
@@ -71,6 +74,25 @@ pub enum MkswapError {
     TooLarge {
         /// The size asked for.
         bytes: u64,
+    },
+    /// A file that is to be made has no length of its own.
+    #[error("{server} is given its length: say which by --size")]
+    NoSize {
+        /// The store.
+        server: String,
+    },
+    /// The store is there as it is, and is too short.
+    #[error(
+        "{server} has {slots} pages, not the {wanted} of --size: give {}KiB at most, or grow it at its server",
+        u64::from(*.slots) * (PAGE_SIZE as u64 / 1024)
+    )]
+    BeyondStore {
+        /// The store.
+        server: String,
+        /// Pages it has.
+        slots: u32,
+        /// Pages asked for.
+        wanted: u32,
     },
     /// The store cannot be used.
     #[error(transparent)]
@@ -135,7 +157,9 @@ impl MkswapError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            MkswapError::OtherLength { .. }
+            MkswapError::NoSize { .. }
+                | MkswapError::BeyondStore { .. }
+                | MkswapError::OtherLength { .. }
                 | MkswapError::IsArea { .. }
                 | MkswapError::HoldsData { .. }
         )
@@ -155,20 +179,27 @@ pub fn make_area(
     options: &MkswapOptions,
     told: &mut dyn FnMut(Progress),
 ) -> Result<Made, MkswapError> {
-    let bytes = options.bytes;
-    let pages = bytes / PAGE_SIZE as u64;
-    if pages < AREA_PAGES_MIN {
-        return Err(MkswapError::TooSmall { bytes });
-    }
-    let wanted = u32::try_from(pages).map_err(|_| MkswapError::TooLarge { bytes })?;
-    let create_bytes = Some(pages * PAGE_SIZE as u64);
+    let asked = options.bytes.map(pages_of).transpose()?;
+    let create_bytes = match asked {
+        _ if !url.can_create() => None,
+        Some(pages) => Some(u64::from(pages) * PAGE_SIZE as u64),
+        None => return Err(MkswapError::NoSize { server: url.to_string() }),
+    };
     let open = OpenOptions { create_bytes, in_flight: IN_FLIGHT, ..open.clone() };
     let mut store = RealStore::open(url, &open)?;
     let begun = store.now();
-    let server = store.server().to_string();
-    if store.slots() != wanted {
-        return Err(MkswapError::OtherLength { server, slots: store.slots(), wanted });
-    }
+    let (server, slots) = (store.server().to_string(), store.slots());
+    let wanted = match asked {
+        None => pages_of(u64::from(slots) * PAGE_SIZE as u64)?,
+        Some(wanted) if url.can_create() && wanted != slots => {
+            return Err(MkswapError::OtherLength { server, slots, wanted });
+        }
+        Some(wanted) if wanted > slots => {
+            return Err(MkswapError::BeyondStore { server, slots, wanted });
+        }
+        Some(wanted) => wanted,
+    };
+    told(Progress::Begun(wanted));
     let is_new = store.facts().is_new;
     let mut sweep = Sweep::new(&mut store, options.request_timeout);
     let mut pages_read = 0;
@@ -199,6 +230,15 @@ pub fn make_area(
     let took = store.now().since(begun);
     store.shutdown();
     Ok(Made { slots: wanted, is_new, pages_read, pages_written: pages_written + 1, took })
+}
+
+/// Whole pages of an area of so many bytes.
+fn pages_of(bytes: u64) -> Result<u32, MkswapError> {
+    let pages = bytes / PAGE_SIZE as u64;
+    if pages < AREA_PAGES_MIN {
+        return Err(MkswapError::TooSmall { bytes });
+    }
+    u32::try_from(pages).map_err(|_| MkswapError::TooLarge { bytes })
 }
 
 /// What is in the way of overwriting pages.

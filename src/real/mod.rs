@@ -4,7 +4,7 @@
 //! There is no mechanism here, and no protocol. Read it from the URL down:
 //!
 //! - [`scheme`]: the one table of what a URL may begin with, and what makes a client of it;
-//! - [`nfs`]: the stores there are, as the table sees them;
+//! - [`nfs`], [`iscsi`]: the stores there are, as the table sees them;
 //! - [`client`]: what is needed of a store's client beside its two interfaces;
 //! - [`store`]: [`RealStore`], a client with its connection, thread and clock;
 //! - [`area`]: whether what is in a store may be written, and its header;
@@ -27,6 +27,7 @@ pub mod area;
 pub mod check;
 pub mod client;
 pub mod error;
+pub mod iscsi;
 pub mod list;
 pub mod load;
 pub mod local;

@@ -102,6 +102,9 @@ impl RealStore {
     /// # Errors
     /// When the host has no address, nobody answers there in time, or the server refuses it.
     pub fn open(url: &StoreUrl, options: &OpenOptions) -> Result<RealStore, OpenError> {
+        if options.create_bytes.is_some() && !url.can_create() {
+            return Err(OpenError::NotCreated { server: url.to_string() });
+        }
         let addrs = url.host().map(|host| HostAddrs::resolve(&host, 0)).transpose()?;
         let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let address = addrs.as_ref().map_or(unspecified, |addrs| addrs.first().ip());

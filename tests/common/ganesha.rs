@@ -9,50 +9,26 @@
 //! why on its error output, and passes; with `CI` set it fails.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use super::daemon::{Daemon, Folder, find, free_port, wait_for};
 
 /// A new `/run`; the socket's other place is a link to it on most systems. The shell becomes rpcbind, so that its process
 /// id names both namespaces.
 const RPCBIND: &str =
     "mount -t tmpfs tmpfs /run && mkdir /run/rpcbind /run/netswap && exec unshare -n rpcbind -f";
-const STARTS_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) struct Ganesha {
-    dir: PathBuf,
+    // In the order in which they end.
+    server: Option<Daemon>,
+    rpcbind: Option<Daemon>,
+    dir: Folder,
     nfs_port: u16,
     mount_port: u16,
     /// The write verifier, if it is not to be the second of the start.
     epoch: Option<u32>,
-    server: Option<Child>,
-    rpcbind: Option<Child>,
-}
-
-pub(crate) fn which(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-}
-
-/// A port of the loopback that nobody has, at least until now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Waits until `is_there`, or says that it did not come.
-fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) -> Result<(), String> {
-    let begun = Instant::now();
-    while !is_there() {
-        if begun.elapsed() > STARTS_WITHIN {
-            return Err(format!("{what} did not come within {STARTS_WITHIN:?}"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 impl Ganesha {
@@ -64,15 +40,9 @@ impl Ganesha {
     /// One whose write verifier is `epoch`, also after a restart.
     pub(crate) fn start_with(name: &str, epoch: Option<u32>) -> Result<Ganesha, String> {
         for program in ["ganesha.nfsd", "rpcbind", "unshare", "nsenter", "mount"] {
-            if !which(program) {
-                return Err(format!("{program} is not installed"));
-            }
+            find(program)?;
         }
-        // Memory, if there is such a folder: a disk would be measured, and worn, for nothing.
-        let shm = Path::new("/dev/shm");
-        let root = if shm.is_dir() { shm.into() } else { std::env::temp_dir() };
-        let dir = root.join(format!("netswap-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
+        let dir = Folder::new(name)?;
         for part in ["export", "recovery"] {
             fs::create_dir_all(dir.join(part)).map_err(|error| error.to_string())?;
         }
@@ -84,24 +54,20 @@ impl Ganesha {
     }
 
     fn start_rpcbind(&mut self) -> Result<(), String> {
-        let child = Command::new("unshare")
-            .args(["-m", "--propagation", "private", "sh", "-c", RPCBIND])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("unshare: {error}"))?;
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-m", "--propagation", "private", "sh", "-c", RPCBIND]);
+        let child = Daemon::start(&mut unshare, &self.dir.join("rpcbind.log"))?;
         // The folder tells the new `/run` from the host's, which may have a socket as well.
         let run = PathBuf::from(format!("/proc/{}/root/run", child.id()));
         let child = self.rpcbind.insert(child);
         wait_for("the socket of rpcbind", || {
             let is_there = run.join("netswap").exists()
                 && UnixStream::connect(run.join("rpcbind.sock")).is_ok();
-            is_there || child.try_wait().is_ok_and(|ended| ended.is_some())
+            is_there || child.has_ended()
         })?;
-        match child.try_wait() {
-            Ok(None) => Ok(()),
-            ended => Err(format!("rpcbind in namespaces of its own ended: {ended:?}")),
+        match child.has_ended() {
+            false => Ok(()),
+            true => Err("rpcbind in namespaces of its own ended".into()),
         }
     }
 
@@ -128,66 +94,35 @@ impl Ganesha {
         let _ = fs::remove_file(&log);
         let namespace = self.rpcbind.as_ref().expect("it was started first").id().to_string();
         let epoch = self.epoch.map(|epoch| format!("-E{epoch}"));
-        let child = Command::new("nsenter")
-            .args([
-                "-m",
-                "-t",
-                &namespace,
-                "ganesha.nfsd",
-                "-F",
-                "-f",
-                &path("ganesha.conf"),
-                "-L",
-                &log,
-                "-p",
-                &path("ganesha.pid"),
-            ])
-            .args(["-N", "NIV_EVENT"])
-            .args(epoch)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("ganesha.nfsd: {error}"))?;
+        let mut nsenter = Command::new("nsenter");
+        nsenter.args(["-m", "-t", &namespace, "ganesha.nfsd", "-F"]);
+        nsenter.args(["-f", &path("ganesha.conf"), "-L", &log, "-p", &path("ganesha.pid")]);
+        nsenter.args(["-N", "NIV_EVENT"]).args(epoch);
+        let child = Daemon::start(&mut nsenter, &self.dir.join("nsenter.log"))?;
         let child = self.server.insert(child);
-        let ready = |log: &str| {
-            fs::read_to_string(log).is_ok_and(|text| text.contains("NFS SERVER INITIALIZED"))
-        };
-        let mut ended = None;
+        let said = || fs::read_to_string(&log).unwrap_or_default();
         wait_for("ganesha.nfsd", || {
-            ended = child.try_wait().ok().flatten();
-            ended.is_some() || ready(&log)
+            child.has_ended() || said().contains("NFS SERVER INITIALIZED")
         })?;
-        match ended {
-            Some(status) => Err(format!(
-                "ganesha.nfsd ended with {status}: {}",
-                fs::read_to_string(&log).unwrap_or_default()
-            )),
-            None => Ok(()),
+        if child.has_ended() {
+            return Err(format!("ganesha.nfsd ended: {}", said()));
         }
+        Ok(())
     }
 
     /// Kills the server as a crash would.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.server.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        drop(self.server.take());
     }
 
     /// Stops it, as a host that hangs.
     pub(crate) fn freeze(&self) {
-        self.signal(Signal::STOP);
+        self.server.as_ref().expect("the server runs").freeze();
     }
 
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let server = self.server.as_ref().expect("the server runs");
-        kill_process(Pid::from_child(server), signal).unwrap();
+        self.server.as_ref().expect("the server runs").thaw();
     }
 
     /// The URL of a file of the export.
@@ -207,17 +142,6 @@ impl Ganesha {
 
     /// Where the exported files are.
     pub(crate) fn export(&self) -> PathBuf {
-        Path::new(&self.dir).join("export")
-    }
-}
-
-impl Drop for Ganesha {
-    fn drop(&mut self) {
-        self.kill();
-        if let Some(mut child) = self.rpcbind.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let _ = fs::remove_dir_all(&self.dir);
+        self.dir.join("export")
     }
 }

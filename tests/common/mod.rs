@@ -2,14 +2,19 @@
 #![allow(dead_code)]
 
 pub(crate) mod command;
+pub(crate) mod daemon;
 pub(crate) mod ganesha;
+pub(crate) mod istgt;
 pub(crate) mod nfs;
 pub(crate) mod nfs_wire;
 pub(crate) mod pager;
+pub(crate) mod pages;
 pub(crate) mod proof;
 pub(crate) mod proxy;
+pub(crate) mod qemu;
 pub(crate) mod record_log;
 pub(crate) mod skip;
+pub(crate) mod tgt;
 
 use netswap::report::{Outcome, Row};
 use netswap::scenario::{Scenario, Store};

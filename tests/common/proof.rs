@@ -1,9 +1,11 @@
 //! What the proofs against a real server share: their size, a verified load in a thread of its own while the test does
 //! something to the server, and figures of it.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use netswap::iscsi::{InitiatorStats, IscsiBackend};
 use netswap::nfs::{NfsBackend, NfsStats};
 use netswap::real::load::{Load, LoadReport, LoadSpec, Pattern, Stop};
 use netswap::real::{OpenOptions, RealStore, StoreUrl};
@@ -20,8 +22,47 @@ pub(crate) fn is_campaign() -> bool {
     std::env::var_os(CAMPAIGN).is_some()
 }
 
-/// Both write policies, as the end of a URL.
+/// Both write policies of NFS, as the end of a URL that has parameters.
 pub(crate) const POLICIES: [&str; 2] = ["&write=file_sync", "&write=unstable"];
+/// Both of iSCSI, as the end of a URL that has none.
+pub(crate) const LUN_POLICIES: [&str; 2] = ["?write=fua", "?write=sync"];
+
+/// What a kind of client has counted.
+pub(crate) trait Stats: fmt::Debug + Send {
+    fn of(store: &RealStore) -> Self;
+    /// Whether all that came was the protocol.
+    fn is_clean(&self) -> bool;
+    /// Connections, and requests that were sent again.
+    fn sent(&self) -> (u64, u64);
+}
+
+impl Stats for NfsStats {
+    fn of(store: &RealStore) -> NfsStats {
+        store.client_as::<NfsBackend>().unwrap().stats()
+    }
+
+    fn is_clean(&self) -> bool {
+        self.garbage == 0
+    }
+
+    fn sent(&self) -> (u64, u64) {
+        (self.connections, self.retransmissions)
+    }
+}
+
+impl Stats for InitiatorStats {
+    fn of(store: &RealStore) -> InitiatorStats {
+        store.client_as::<IscsiBackend>().unwrap().stats()
+    }
+
+    fn is_clean(&self) -> bool {
+        self.garbage == 0
+    }
+
+    fn sent(&self) -> (u64, u64) {
+        (self.logins, self.reissued)
+    }
+}
 
 /// How far a load is, as it says every few turns.
 pub(crate) struct Watch {
@@ -73,27 +114,38 @@ pub(crate) fn mixed(time: Duration) -> LoadSpec {
     }
 }
 
-/// Runs `spec` on a new file at `url`, and `disturb` beside it. All pages must be right, also when
-/// they are read back at the end.
-pub(crate) fn under_load(
+/// Runs `spec` on the store at `url`, which is made if it can be, and `disturb` beside it. All pages must be right,
+/// also when they are read back at the end, and all that came the protocol.
+pub(crate) fn under_load<S: Stats>(
     url: &str,
     spec: LoadSpec,
     disturb: impl FnOnce(&Watch),
-) -> (LoadReport, NfsStats) {
+) -> (LoadReport, S) {
+    let (report, stats) = under_damage::<S>(url, spec, disturb);
+    assert!(stats.is_clean(), "{stats:?}");
+    (report, stats)
+}
+
+/// The same, where the way to the server damages what passes.
+pub(crate) fn under_damage<S: Stats>(
+    url: &str,
+    spec: LoadSpec,
+    disturb: impl FnOnce(&Watch),
+) -> (LoadReport, S) {
     let watch = Watch { said: Mutex::new((Instant::now(), 0)) };
     let url: StoreUrl = url.parse().unwrap();
-    let bytes = u64::from(spec.first_slot + spec.slots) * PAGE_SIZE as u64;
+    let bytes = area_bytes(&spec);
     let (report, stats) = std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             let options = OpenOptions {
-                create_bytes: Some(bytes),
+                create_bytes: url.can_create().then_some(bytes),
                 ready_within: Span::from_secs(30),
                 ..OpenOptions::default()
             };
             let mut store = RealStore::open(&url, &options).unwrap();
             let mut told = |_, ops| *watch.said.lock().unwrap() = (Instant::now(), ops);
             let report = Load::new(spec).unwrap().run(&mut store, &mut told).unwrap();
-            let stats = store.client_as::<NfsBackend>().unwrap().stats();
+            let stats = S::of(&store);
             store.shutdown();
             (report, stats)
         });
@@ -102,26 +154,29 @@ pub(crate) fn under_load(
     });
     assert!(report.is_fine(), "{:?} {:?}", report.faults, report);
     assert!(report.pages_verified > u64::from(spec.slots) / 4, "{report:?}");
-    assert_eq!(stats.garbage, 0, "{stats:?}");
     (report, stats)
 }
 
+/// Bytes of an area for a load.
+pub(crate) fn area_bytes(spec: &LoadSpec) -> u64 {
+    u64::from(spec.first_slot + spec.slots) * PAGE_SIZE as u64
+}
+
 /// A line of figures.
-pub(crate) fn tell(what: &str, resumed: &[Duration], report: &LoadReport, stats: &NfsStats) {
+pub(crate) fn tell(what: &str, resumed: &[Duration], report: &LoadReport, stats: &impl Stats) {
     let resumed: Vec<String> =
         resumed.iter().map(|after| format!("{:.0} ms", after.as_secs_f64() * 1e3)).collect();
     let resumed = match &resumed[..] {
         [] => String::new(),
         _ => format!("resumed after {}, ", resumed.join(" and ")),
     };
+    let (connections, resent) = stats.sent();
     eprintln!(
-        "{what}: {resumed}longest pause {:.0} ms, {} operations, {} pages verified, {} connections, \
-         {} retransmissions, {} slots quarantined",
+        "{what}: {resumed}longest pause {:.0} ms, {} operations, {} pages verified, {connections} connections, \
+         {resent} requests sent again, {} slots quarantined",
         report.longest_pause.as_secs_f64() * 1e3,
         report.ops(),
         report.pages_verified,
-        stats.connections,
-        stats.retransmissions,
         report.quarantined,
     );
 }

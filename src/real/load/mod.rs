@@ -197,7 +197,7 @@ fn why(state: &BackendState) -> &dyn fmt::Display {
 }
 
 /// What a load did.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LoadReport {
     /// Operations that ended well, by kind.
     pub reads: u64,
@@ -229,6 +229,25 @@ pub struct LoadReport {
     pub quarantined: u32,
     /// Why it ended early, if it did.
     pub ended_early: Option<String>,
+}
+
+impl fmt::Debug for LoadReport {
+    /// Without the thousands of counts of a histogram.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoadReport")
+            .field("reads", &self.reads)
+            .field("writes", &self.writes)
+            .field("requests", &self.requests)
+            .field("pages_verified", &self.pages_verified)
+            .field("pages_wrong", &self.pages_wrong)
+            .field("store_errors", &self.store_errors)
+            .field("faults", &self.faults)
+            .field("elapsed", &self.elapsed)
+            .field("longest_pause", &self.longest_pause)
+            .field("quarantined", &self.quarantined)
+            .field("ended_early", &self.ended_early)
+            .finish_non_exhaustive()
+    }
 }
 
 impl LoadReport {

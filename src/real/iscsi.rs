@@ -1,0 +1,156 @@
+//! Logical units of iSCSI targets, as the table of schemes and the commands see them.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+
+use netswap_iscsi::{ChapConfig, Entropy, IscsiBackend, IscsiUrl, WritePolicy};
+use netswap_swap::StoreError;
+
+use super::client::{Counters, Durability, RealClient, WriteProof};
+use super::scheme::{Location, Scheme, UrlProblem};
+use super::store::OpenOptions;
+
+/// Most requests that an initiator has outstanding.
+const IN_FLIGHT_MAX: usize = 1000;
+
+/// `iscsi://`.
+pub fn scheme() -> Scheme {
+    Scheme::new(
+        "iscsi",
+        "iscsi://[user@]host[:port]/target/lun[?target_user=NAME&header_digest=D&data_digest=D&initiator=NAME\
+         &password_file=PATH&target_password_file=PATH&write=fua|sync]",
+        Unit::parse,
+    )
+}
+
+/// A logical unit, and what proves this side to its target.
+struct Unit {
+    url: IscsiUrl,
+    chap: Option<ChapConfig>,
+    /// What challenges are made of.
+    seed: [u8; 32],
+}
+
+impl Unit {
+    /// Reads the secrets, too: they are not to be looked for when pages wait.
+    fn parse(text: &str) -> Result<Unit, UrlProblem> {
+        let url: IscsiUrl = text.parse()?;
+        let chap = url.portal.credentials(|name| std::env::var(name).ok())?;
+        Ok(Unit { url, chap, seed: random()? })
+    }
+}
+
+/// Bytes that nobody can guess.
+fn random() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut seed)?;
+    Ok(seed)
+}
+
+impl fmt::Display for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
+}
+
+impl fmt::Debug for Unit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unit").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl Location for Unit {
+    fn host(&self) -> Option<String> {
+        Some(self.url.portal.host.to_string())
+    }
+
+    fn client(&self, address: IpAddr, options: &OpenOptions) -> Box<dyn RealClient> {
+        let mut config = self.url.config(address, self.chap.clone(), Entropy::new(self.seed));
+        config.in_flight = options.in_flight.min(IN_FLIGHT_MAX);
+        // Type 10b, "random" (RFC 7143 section 11.12.5): a session of the same name and number would end this one.
+        let [a, b, c, d] = options.nonce.to_be_bytes();
+        config.isid = [0x80, a, b, c, 0, d];
+        match options.durability {
+            Some(Durability::WithWrite) => config.write_policy = WritePolicy::Fua,
+            Some(Durability::ByFlush) => config.write_policy = WritePolicy::SyncCache,
+            None => {}
+        }
+        Box::new(IscsiBackend::new(config))
+    }
+
+    fn write_names(&self) -> [&'static str; 2] {
+        ["FUA", "SYNCHRONIZE CACHE"]
+    }
+}
+
+impl RealClient for IscsiBackend {
+    fn counters(&self) -> Counters {
+        let stats = self.stats();
+        Counters {
+            connections: stats.logins,
+            resent: stats.reissued,
+            joined: 0,
+            garbage: stats.garbage,
+        }
+    }
+
+    fn write_proof(&self) -> WriteProof {
+        WriteProof {
+            how: "a write of the header was answered, and read back".into(),
+            epoch: None,
+            restarts: 0,
+        }
+    }
+
+    /// By the status of a login (RFC 7143 section 11.13.5), and by sense (SPC-4 section 4.5).
+    fn advice(&self, error: &StoreError) -> &'static str {
+        match error {
+            StoreError::Refused { code: 0x0201 } | StoreError::Denied { code: 0x0201 } => {
+                "the target wants another user or password: user@ in the URL, and the password by \
+                 NETSWAP_CHAP_PASSWORD or password_file="
+            }
+            StoreError::Refused { code: 0x0202 } | StoreError::Denied { code: 0x0202 } => {
+                "let this initiator in at the target, or act under another name by initiator= in the URL"
+            }
+            StoreError::Refused { code: 0x0203 | 0x0204 } => {
+                "there is no such target: check its name, `netswap ls iscsi://host` shows those there are"
+            }
+            StoreError::Refused { code: 0x0205 } => "the target speaks another version of iSCSI",
+            StoreError::Refused { code: 0x0206 } => {
+                "the target takes no more connections: end others, or raise its limit"
+            }
+            StoreError::Refused { code: 0x0200..=0x02ff } => {
+                "the target does not take what was offered: see its log"
+            }
+            StoreError::Refused { code: 0x0005_2500 } => {
+                "there is no such LUN, or no disk in it: `netswap ls iscsi://host/target` shows those there are"
+            }
+            StoreError::ReadOnly => "make the LUN writable at the target",
+            StoreError::NoSpace => "make room at the target",
+            StoreError::Garbage { what } if what.contains("block size") => {
+                "make a LUN with blocks of 512 to 4096 bytes"
+            }
+            StoreError::Garbage { .. } => "check that the port is that of the target",
+            StoreError::TimedOut => "check that the target is not stopped",
+            _ => "see the target's log",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_starts_are_two_sessions_and_no_secret_shows() {
+        let text =
+            "iscsi://alice%topsecretpass@127.0.0.1:3261/iqn.2026-01.test:disk/1?data_digest=crc32c";
+        let unit = Unit::parse(text).unwrap();
+        assert_eq!(unit.to_string(), "iscsi://127.0.0.1:3261/iqn.2026-01.test:disk/1");
+        assert!(!format!("{unit:?}").contains("topsecretpass"));
+        let client = unit.client("127.0.0.1".parse().unwrap(), &OpenOptions::default());
+        assert!(!client.server().contains("topsecretpass"));
+    }
+}
