@@ -55,7 +55,7 @@ fn what_cannot_be_used_says_why_and_what_to_do() {
     let created = netswap(&["io", &tgt.url("t1"), "--rw", "write", "--create", "1MiB"]);
     said(&created, 2, &["cannot be made from here", "netswap mkswap"]);
     said(&io(&tgt.url("nobody")), 1, &["there is no such target", "netswap ls iscsi://"]);
-    let absent = tgt.url("t1").replace("/1", "/5");
+    let absent = tgt.url("t1").replace(":t1/1", ":t1/5");
     said(&io(&absent), 1, &["there is no such LUN", "netswap ls iscsi://"]);
     said(&io(&tgt.url("tiny")), 1, &["no SWAPSPACE2 signature"]);
     said(&netswap(&["mkswap", &tgt.url("tiny")]), 1, &["at least 40KiB"]);
@@ -72,5 +72,5 @@ fn what_cannot_be_used_says_why_and_what_to_do() {
     let checked = netswap(&["check", &tgt.url("t1"), "--allow-local"]);
     said(&checked, 1, &["it was cut short", "NOT fit to swap on"]);
 
-    said(&netswap(&["mkswap", &tgt.url("fixed")]), 1, &["read-only", "writable"]);
+    said(&netswap(&["mkswap", &tgt.url("fixed")]), 1, &["make the LUN writable"]);
 }

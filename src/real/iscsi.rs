@@ -127,7 +127,9 @@ impl RealClient for IscsiBackend {
             StoreError::Refused { code: 0x0005_2500 } => {
                 "there is no such LUN, or no disk in it: `netswap ls iscsi://host/target` shows those there are"
             }
-            StoreError::ReadOnly => "make the LUN writable at the target",
+            StoreError::ReadOnly | StoreError::Refused { code: 0x0007_2700 } => {
+                "make the LUN writable at the target"
+            }
             StoreError::NoSpace => "make room at the target",
             StoreError::Garbage { what } if what.contains("block size") => {
                 "make a LUN with blocks of 512 to 4096 bytes"

@@ -124,7 +124,7 @@ pub enum MkswapError {
         slot: u32,
     },
     /// Pages were not moved. The file has no signature.
-    #[error("page {slot} of {server}: {error}")]
+    #[error("page {slot} of {server}: {error}: {advice}")]
     Transfer {
         /// The store.
         server: String,
@@ -132,6 +132,8 @@ pub enum MkswapError {
         slot: u32,
         /// What went wrong.
         error: TransferError,
+        /// What to do about it.
+        advice: &'static str,
     },
     /// The header that was read back is not the one that was written.
     #[error("{server} did not keep the header that was written")]
@@ -222,9 +224,12 @@ pub fn make_area(
     let header = Header { uuid: options.uuid, label: options.label, ..Header::new(wanted) };
     let mut page = [0; PAGE_SIZE];
     header.write(&mut page);
-    let failed = |error| MkswapError::Transfer { server: server.clone(), slot: 0, error };
-    write_header_page(&mut store, &page).map_err(failed)?;
-    if read_header_page(&mut store).map_err(failed)? != page {
+    let kept = write_header_page(&mut store, &page).and_then(|()| read_header_page(&mut store));
+    let kept = kept.map_err(|error| {
+        let advice = store.advice(&error);
+        MkswapError::Transfer { server: server.clone(), slot: 0, error, advice }
+    })?;
+    if kept != page {
         return Err(MkswapError::NotKept { server });
     }
     let took = store.now().since(begun);
@@ -285,7 +290,9 @@ impl<'s> Sweep<'s> {
     }
 
     fn failed(&self, slot: u32, error: impl Into<TransferError>) -> MkswapError {
-        MkswapError::Transfer { server: self.server.clone(), slot, error: error.into() }
+        let (server, error) = (self.server.clone(), error.into());
+        let advice = self.store.advice(&error);
+        MkswapError::Transfer { server, slot, error, advice }
     }
 
     /// Moves all of `slots`; `each` sees the pages of each request that has ended, and its first slot.

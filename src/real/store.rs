@@ -217,6 +217,14 @@ impl RealStore {
         self.client.write_proof()
     }
 
+    /// What a user can do about it that pages were not moved.
+    pub fn advice(&self, error: &TransferError) -> &'static str {
+        match error {
+            TransferError::Store(error) => self.client.advice(error),
+            _ => "see the server's log",
+        }
+    }
+
     /// The client itself, if it is of this kind.
     ///
     /// ```no_run
