@@ -1,4 +1,4 @@
-//! `netswap check`: whether a file of a real server is fit to swap on.
+//! `netswap check`: whether a file or a LUN of a real server is fit to swap on.
 
 use netswap::real::check::{CheckReport, CheckSpec, Finding, Verdict, check};
 use netswap::report::{micros, table};
@@ -11,23 +11,24 @@ use super::remote::{self, Connect, Protections};
 use super::{EXIT_FAILED, EXIT_OK, Outcome, out};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = remote::with_urls("Examples:
   netswap check nfs://server/export/area0
   netswap check nfs://server/export/area0 --json
+  netswap check iscsi://user@server/iqn.2026-01.org.example:disk/1
   netswap check nfs://localhost:20490/export/area0 --allow-local
 
 What is written is the header page alone, with the bytes that were just read from it, and only if it is the \
 header of a swap area: an area that is in use comes to no harm. --no-write leaves that out.
 
 Exit codes: 0 fit; 1 not fit, or the server refuses the file; 2 the command line cannot be used; 3 the server cannot be \
-reached.")]
+reached."))]
 pub(super) struct Args {
-    /// The store: nfs://host[:port]/export/path/file
+    /// The store: nfs://host[:port]/export/path/file or iscsi://[user@]host[:port]/target/lun
     url: String,
     /// Accept a server on this very host, though it can deadlock with its client
     #[arg(long)]
     allow_local: bool,
-    /// Write nothing at all; whether stable writes and COMMIT behave stays unknown
+    /// Write nothing at all; whether writes last, and flushes behave, stays unknown
     #[arg(long)]
     no_write: bool,
     #[command(flatten)]

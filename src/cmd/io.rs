@@ -16,11 +16,12 @@ use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
 const DEPTH_MAX: u64 = 4096;
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = remote::with_urls("Examples:
   netswap io nfs://server/export/area0 --rw randread --qd 16 --time 10
   netswap io nfs://server/export/area0 --rw mixed --qd 32 --time 1m --verify
   netswap io nfs://server/export/area0 --create 1GiB --rw write --size 1GiB --bs 64KiB --verify
   netswap io nfs://server/export/area0 --rw randread --size 1GiB --verify   what that wrote, read back
+  netswap io iscsi://server/iqn.2026-01.org.example:disk/1 --rw randwrite --qd 32 --verify
   netswap io 'nfs://server/export/area0?write=unstable' --rw write --qd 64 --ops 100000 --merge off
 
 Pages are written behind the swap header; a file without one is refused. --verify stamps every page that is \
@@ -28,9 +29,9 @@ written (slot, number of the write, seed, checksum) and compares every page that
 back at the end. With --rw read and randread it compares with what an earlier run with --verify and the same --seed wrote.
 
 Exit codes: 0 every operation ended well and every page was right; 1 one did not, or the server refused \
-the file; 2 the command line cannot be used; 3 the server cannot be reached.")]
+the file; 2 the command line cannot be used; 3 the server cannot be reached."))]
 pub(super) struct Args {
-    /// The store: nfs://host[:port]/export/path/file
+    /// The store: nfs://host[:port]/export/path/file or iscsi://[user@]host[:port]/target/lun
     url: String,
     /// What is done
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::ALL.map(Pattern::name))]
@@ -58,7 +59,7 @@ pub(super) struct Args {
     /// Stamp every page that is written and compare every page that is read
     #[arg(long)]
     verify: bool,
-    /// Whether operations on adjacent blocks that wait together go to the server as one request
+    /// Whether operations on adjacent blocks that wait together go to the server as one request (NFS)
     #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"], default_value = "on")]
     merge: String,
     /// Make the file with this size, and an area of it, if it is absent or empty

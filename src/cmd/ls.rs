@@ -4,16 +4,18 @@ use netswap::real::{ListOptions, SchemeTable};
 use netswap::report::table;
 use netswap::units::Nanos;
 
-use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome, out};
+use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome, out, remote};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = remote::with_urls("Examples:
   netswap ls nfs://server/export
-  netswap ls 'nfs://127.0.0.1/swap?nfsport=20490&mountport=20490' --json\n
-Columns: type and permissions, user, group, bytes, bytes that are stored (fewer: the file has holes), name.\n
-Exit codes: 0 listed; 1 the server refused, or sent what is no list; 2 the command line; 3 nobody answers.")]
+  netswap ls 'nfs://127.0.0.1/swap?nfsport=20490&mountport=20490' --json
+  netswap ls iscsi://server                      the targets
+  netswap ls iscsi://server/iqn.2026-01.org.example:disk      its LUNs\n
+Columns of a directory: type and permissions, user, group, bytes, bytes that are stored (fewer: the file has holes), name.\n
+Exit codes: 0 listed; 1 the server refused, or sent what is no list; 2 the command line; 3 nobody answers."))]
 pub(super) struct Args {
-    /// The directory: nfs://host[:port]/export/path[?nfsport=N&mountport=N&uid=N&gid=N]
+    /// A directory, the targets of a portal, or the LUNs of a target
     url: String,
     /// How long it may take to connect, and each call
     #[arg(long, value_name = "TIME", default_value = "10s")]

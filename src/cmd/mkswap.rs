@@ -1,4 +1,4 @@
-//! `netswap mkswap`: makes a file on a server a swap area.
+//! `netswap mkswap`: makes a file on a server, or a LUN, a swap area.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,21 +12,22 @@ use super::remote;
 use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome, out};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = remote::with_urls("Examples:
   netswap mkswap nfs://server/export/area0 --size 1GiB
   netswap mkswap nfs://server/export/area0 --size 1GiB --label build-host --force
+  netswap mkswap iscsi://server/iqn.2026-01.org.example:disk/1
   netswap mkswap 'nfs://127.0.0.1/swap/area0?nfsport=20490&mountport=20490' --size 64MiB --json\n
-Every page is written, and the signature last. A file that holds anything but zeros is read before and refused.\n
+Every page is written, and the signature last. A file or LUN that holds anything but zeros is read before and refused.\n
 Exit codes: 0 made; 1 the server failed, or has no space; 2 the command line, or there is something that is not \
-overwritten without --force; 3 nobody answers.")]
+overwritten without --force; 3 nobody answers."))]
 pub(super) struct Args {
-    /// The file: nfs://host[:port]/export/path/file[?nfsport=N&mountport=N&uid=N&gid=N&write=POLICY]
+    /// The file or the LUN
     url: String,
     /// Length of the area. A file is given it, and must have it if it is there already; a LUN may be longer
     /// [default: all of a LUN]
     #[arg(long)]
     size: Option<Bytes>,
-    /// Overwrite whatever the file holds
+    /// Overwrite whatever is there
     #[arg(long)]
     force: bool,
     /// Label of the area, of at most 16 bytes

@@ -52,17 +52,17 @@ enum Command {
     Sim(Box<sim::Args>),
     /// Run randomly drawn scenarios with all protections on, and check every page and every frame
     Stress(stress::Args),
-    /// Put a load on a file of a real server, and verify every page
+    /// Put a load on a file or a LUN of a real server, and verify every page
     Io(Box<io::Args>),
-    /// Find out whether a file of a real server is fit to swap on
+    /// Find out whether a file or a LUN of a real server is fit to swap on
     Check(check::Args),
     /// Print how much memory must be set aside before swapping starts, term by term
     Plan(plan::Args),
     /// Do again what an allocator trace says, and compare every outcome
     Replay(replay::Args),
-    /// Make a file on a server a swap area: create it, write all of it, then the signature
+    /// Make a file on a server, or a LUN, a swap area: write all of it, then the signature
     Mkswap(mkswap::Args),
-    /// List a directory of an NFS export
+    /// List a directory of an NFS export, or the targets and LUNs of an iSCSI portal
     Ls(ls::Args),
     /// Serve a file by the embedded server, with faults on demand, to clients of any kind
     Serve(serve::Args),

@@ -5,6 +5,7 @@
 //! [`Session`] and [`SwapBackend`], through one pointer, a call for a packet or a request and none for a byte.
 
 use std::any::Any;
+use std::borrow::Cow;
 
 use netswap_net::Session;
 use netswap_swap::{StoreError, SwapBackend};
@@ -29,9 +30,9 @@ pub trait RealClient: Session + SwapBackend + Any {
     }
 
     /// What a user can do about an error that ended the client.
-    fn advice(&self, error: &StoreError) -> &'static str {
+    fn advice(&self, error: &StoreError) -> Cow<'static, str> {
         let _ = error;
-        "see the server's log"
+        "see the server's log".into()
     }
 }
 

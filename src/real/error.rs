@@ -3,6 +3,7 @@
 use netswap_net::kernel::{KernelError, OsError, ResolveError};
 use netswap_reserve::Span;
 use netswap_swap::StoreError;
+use std::borrow::Cow;
 
 use super::scheme::UrlProblem;
 
@@ -81,7 +82,7 @@ pub enum OpenError {
         /// What became of it.
         error: StoreError,
         /// What to do about it.
-        advice: &'static str,
+        advice: Cow<'static, str>,
     },
 }
 

@@ -1,10 +1,12 @@
 //! Logical units of iSCSI targets, as the table of schemes and the commands see them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
 
+use netswap_iscsi::login::LoginError;
 use netswap_iscsi::{ChapConfig, Entropy, IscsiBackend, IscsiUrl, WritePolicy};
 use netswap_swap::StoreError;
 
@@ -105,8 +107,15 @@ impl RealClient for IscsiBackend {
     }
 
     /// By the status of a login (RFC 7143 section 11.13.5), and by sense (SPC-4 section 4.5).
-    fn advice(&self, error: &StoreError) -> &'static str {
-        match error {
+    fn advice(&self, error: &StoreError) -> Cow<'static, str> {
+        match self.login_error() {
+            // It says itself what to do.
+            Some(error @ (LoginError::Auth(_) | LoginError::NoDigest(_))) => {
+                return error.to_string().into();
+            }
+            _ => {}
+        }
+        let advice = match error {
             StoreError::Refused { code: 0x0201 } | StoreError::Denied { code: 0x0201 } => {
                 "the target wants another user or password: user@ in the URL, and the password by \
                  NETSWAP_CHAP_PASSWORD or password_file="
@@ -137,7 +146,8 @@ impl RealClient for IscsiBackend {
             StoreError::Garbage { .. } => "check that the port is that of the target",
             StoreError::TimedOut => "check that the target is not stopped",
             _ => "see the target's log",
-        }
+        };
+        advice.into()
     }
 }
 

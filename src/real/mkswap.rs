@@ -7,6 +7,7 @@
 use netswap_reserve::{Frame, Gfp, PAGE_SIZE, PagePool, PoolConfig, Span};
 use netswap_swap::signature::Header;
 use netswap_swap::{Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError};
+use std::borrow::Cow;
 
 use super::area::{read_header_page, write_header_page};
 use super::error::{OpenError, TransferError};
@@ -133,7 +134,7 @@ pub enum MkswapError {
         /// What went wrong.
         error: TransferError,
         /// What to do about it.
-        advice: &'static str,
+        advice: Cow<'static, str>,
     },
     /// The header that was read back is not the one that was written.
     #[error("{server} did not keep the header that was written")]

@@ -1,6 +1,7 @@
 //! A store that is open: a client with its connection and its clock, turned by the thread that uses it.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -135,7 +136,7 @@ impl RealStore {
                     return Err(OpenError::Refused { server: server(), error, advice });
                 }
                 BackendState::Stopped => {
-                    let (error, advice) = (StoreError::Cancelled, "open it anew");
+                    let (error, advice) = (StoreError::Cancelled, "open it anew".into());
                     return Err(OpenError::Refused { server: server(), error, advice });
                 }
                 BackendState::Starting if now >= limit => {
@@ -218,10 +219,10 @@ impl RealStore {
     }
 
     /// What a user can do about it that pages were not moved.
-    pub fn advice(&self, error: &TransferError) -> &'static str {
+    pub fn advice(&self, error: &TransferError) -> Cow<'static, str> {
         match error {
             TransferError::Store(error) => self.client.advice(error),
-            _ => "see the server's log",
+            _ => "see the server's log".into(),
         }
     }
 

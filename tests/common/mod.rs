@@ -4,6 +4,7 @@
 pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod ganesha;
+pub(crate) mod iscsi_wire;
 pub(crate) mod istgt;
 pub(crate) mod nfs;
 pub(crate) mod nfs_wire;

@@ -1,5 +1,5 @@
-//! A TCP proxy between the client and a server: it can cut connections by a reset after the n-th byte, and gives all
-//! that passes to a [`RecordLog`].
+//! A TCP proxy between the client and a server: it can cut connections by a reset after the n-th byte, or flip a bit of it,
+//! and gives all that passes to a [`RecordLog`], as it came.
 //!
 //! Bytes are logged before they are passed on, so the log has each call before its answer, and each answer before
 //! whatever the client does because of it. If connections are cut, the server sees another source port with each, as if
@@ -24,11 +24,21 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Where the client's ports are kept: an address of the loopback that nobody else takes them at.
 const KEPT_AT: [u8; 4] = [127, 0, 0, 3];
 
-/// Which connections are cut.
+/// What becomes of a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    /// It is the last that passes.
+    Cut,
+    /// A bit of it is another. Bytes count from the end of a login: what comes before has no digest.
+    Flip,
+}
+
+/// Which connections are harmed.
 pub(crate) struct Cuts {
     rng: Xoshiro256PlusPlus,
     left: u32,
     bytes_max: u64,
+    harm: Harm,
 }
 
 impl Cuts {
@@ -38,15 +48,27 @@ impl Cuts {
 
     /// The first `left` connections, each after at most `bytes_max` bytes in one of the directions.
     pub(crate) fn new(seed: u64, left: u32, bytes_max: u64) -> Cuts {
-        Cuts { rng: Xoshiro256PlusPlus::seed_from_u64(seed), left, bytes_max }
+        Cuts { rng: Xoshiro256PlusPlus::seed_from_u64(seed), left, bytes_max, harm: Harm::Cut }
     }
 
-    fn draw(&mut self) -> Option<(Way, u64)> {
+    /// The same, but that a bit is flipped.
+    pub(crate) fn flips(seed: u64, left: u32, bytes_max: u64) -> Cuts {
+        Cuts { harm: Harm::Flip, ..Cuts::new(seed, left, bytes_max) }
+    }
+
+    fn draw(&mut self) -> Option<(Way, Limit)> {
         self.left = self.left.checked_sub(1)?;
         let drawn = self.rng.next_u64();
         let way = if drawn >> 63 == 0 { Way::ToServer } else { Way::ToClient };
-        Some((way, 1 + drawn % self.bytes_max))
+        Some((way, Limit { harm: self.harm, bytes: 1 + drawn % self.bytes_max }))
     }
+}
+
+/// The byte that is harmed.
+#[derive(Clone, Copy)]
+struct Limit {
+    harm: Harm,
+    bytes: u64,
 }
 
 struct Shared {
@@ -105,7 +127,7 @@ impl Proxy {
         self.shared.wave.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Cuts made, and how many of them were inside of a record.
+    /// Bytes harmed, and how many of them were inside of a record.
     pub(crate) fn cuts(&self) -> (u32, u32) {
         let read = |count: &AtomicU32| count.load(Ordering::Acquire);
         (read(&self.shared.made), read(&self.shared.in_a_record))
@@ -135,7 +157,7 @@ impl Shared {
         }
         let conn = self.log.begin(self.target.port());
         let cut = self.cuts.lock().unwrap().draw();
-        let limit = |way| cut.filter(|(of, _)| *of == way).map(|(_, bytes)| bytes);
+        let limit = |way| cut.filter(|(of, _)| *of == way).map(|(_, limit)| limit);
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -171,11 +193,12 @@ impl Shared {
         mut to: &TcpStream,
         conn: usize,
         way: Way,
-        limit: Option<u64>,
+        limit: Option<Limit>,
         (over, wave): (&AtomicBool, u32),
     ) {
         let mut buf = vec![0; 64 << 10];
-        let mut left = limit.unwrap_or(u64::MAX);
+        let harm = limit.map_or(Harm::Cut, |limit| limit.harm);
+        let mut left = limit.map_or(u64::MAX, |limit| limit.bytes);
         let is_over = || {
             let is_cut = self.wave.load(Ordering::Acquire) != wave;
             is_cut || over.load(Ordering::Acquire) || self.closing.load(Ordering::Acquire)
@@ -187,7 +210,11 @@ impl Shared {
             )
         };
         'all: while left > 0 && !is_over() {
-            let most = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let counts = harm == Harm::Cut || self.log.is_full(conn);
+            let most = match counts {
+                true => buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)),
+                false => buf.len(),
+            };
             let got = match from.read(&mut buf[..most]) {
                 Ok(0) => break,
                 Ok(got) => got,
@@ -195,10 +222,14 @@ impl Shared {
                 Err(_) => break,
             };
             let is_inside = self.log.pass(conn, way, &buf[..got]);
-            left -= got as u64;
+            left -= if counts { got as u64 } else { 0 };
             if left == 0 {
                 self.made.fetch_add(1, Ordering::AcqRel);
                 self.in_a_record.fetch_add(u32::from(is_inside), Ordering::AcqRel);
+                if harm == Harm::Flip {
+                    buf[got - 1] ^= 0x10;
+                    left = u64::MAX;
+                }
             }
             let mut rest = &buf[..got];
             while !rest.is_empty() {

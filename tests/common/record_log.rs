@@ -1,5 +1,6 @@
 //! All that passes through proxies, as a packet capture that needs no rights: a file that tshark reads (pcap, raw
-//! IPv4). Each RPC record (RFC 5531 section 11) is a packet, or several if it is long, with a TCP header made for it.
+//! IPv4). Each RPC record (RFC 5531 section 11) or iSCSI PDU (RFC 7143 section 11.2) is a packet, or several if it is
+//! long, with a TCP header made for it.
 //!
 //! The order of packets is that in which records were wholly there. Each connection has a client port of its own, so that
 //! none is taken for another. Also keeps which call each xid was.
@@ -25,13 +26,30 @@ pub(crate) enum Way {
     ToClient = 1,
 }
 
+/// What passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Rpc,
+    Iscsi,
+}
+
+/// How far an iSCSI connection is.
+#[derive(Clone, Copy, Default)]
+struct Session {
+    is_full: bool,
+    /// Of headers, and of data.
+    digests: [bool; 2],
+}
+
 struct Conn {
     server_port: u16,
+    session: Session,
     /// For both ways: what is not yet a whole record, and the sequence number.
     sides: [(Vec<u8>, u32); 2],
 }
 
 struct Inner {
+    protocol: Protocol,
     pcap: BufWriter<File>,
     begun: Instant,
     conns: Vec<Conn>,
@@ -56,6 +74,31 @@ fn record_bytes(bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// The bytes of the first whole PDU of `bytes`.
+fn pdu_bytes(bytes: &[u8], session: Session) -> Option<usize> {
+    let words = usize::from(*bytes.get(4)?);
+    let data = u32::from_be_bytes([0, *bytes.get(5)?, *bytes.get(6)?, *bytes.get(7)?]) as usize;
+    let digest = |at: usize| if session.is_full && session.digests[at] { 4 } else { 0 };
+    let after = if data > 0 { digest(1) } else { 0 };
+    let len = 48 + 4 * words + digest(0) + data.next_multiple_of(4) + after;
+    (len <= bytes.len()).then_some(len)
+}
+
+impl Session {
+    /// Looks at an answer of the target.
+    fn see(&mut self, pdu: &[u8]) {
+        // A login response (section 11.13): T, NSG, and the status.
+        if self.is_full || pdu[0] & 0x3f != 0x23 {
+            return;
+        }
+        let text = String::from_utf8_lossy(&pdu[48..]).into_owned();
+        for (at, key) in ["HeaderDigest=CRC32C", "DataDigest=CRC32C"].iter().enumerate() {
+            self.digests[at] |= text.split('\0').any(|pair| pair == *key);
+        }
+        self.is_full = pdu[1] & 0x83 == 0x83 && pdu[36] == 0;
+    }
+}
+
 fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_be_bytes(*word))
 }
@@ -68,13 +111,14 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 impl RecordLog {
-    pub(crate) fn new(file: &Path) -> RecordLog {
+    pub(crate) fn new(file: &Path, protocol: Protocol) -> RecordLog {
         let mut pcap = BufWriter::new(File::create(file).unwrap());
         // Magic, version 2.4, no time zone, no accuracy, longest packet, link type.
         for word in [0xa1b2_c3d4_u32, 2 | 4 << 16, 0, 0, 1 << 18, LINKTYPE_RAW] {
             pcap.write_all(&word.to_le_bytes()).unwrap();
         }
         RecordLog(Mutex::new(Inner {
+            protocol,
             pcap,
             begun: Instant::now(),
             conns: Vec::new(),
@@ -87,7 +131,8 @@ impl RecordLog {
 
     pub(super) fn begin(&self, server_port: u16) -> usize {
         let mut inner = self.0.lock().unwrap();
-        inner.conns.push(Conn { server_port, sides: [(Vec::new(), 1), (Vec::new(), 1)] });
+        let session = Session::default();
+        inner.conns.push(Conn { server_port, session, sides: [(Vec::new(), 1), (Vec::new(), 1)] });
         inner.conns.len() - 1
     }
 
@@ -96,12 +141,20 @@ impl RecordLog {
         let inner = &mut *self.0.lock().unwrap();
         inner.conns[conn].sides[way as usize].0.extend_from_slice(bytes);
         loop {
+            let session = inner.conns[conn].session;
             let side = &mut inner.conns[conn].sides[way as usize];
-            let Some(len) = record_bytes(&side.0) else { return !side.0.is_empty() };
+            let len = match inner.protocol {
+                Protocol::Rpc => record_bytes(&side.0),
+                Protocol::Iscsi => pdu_bytes(&side.0, session),
+            };
+            let Some(len) = len else { return !side.0.is_empty() };
             let rest = side.0.split_off(len);
             let record = std::mem::replace(&mut side.0, rest);
-            if way == Way::ToServer {
-                inner.see_call(&record);
+            match (inner.protocol, way) {
+                (Protocol::Rpc, Way::ToServer) => inner.see_call(&record),
+                (Protocol::Rpc, Way::ToClient) => {}
+                (Protocol::Iscsi, Way::ToServer) => inner.see_command(&record),
+                (Protocol::Iscsi, Way::ToClient) => inner.conns[conn].session.see(&record),
             }
             inner.packets(conn, way, &record);
         }
@@ -124,15 +177,27 @@ impl RecordLog {
         (inner.repeated, inner.changed.clone())
     }
 
-    /// The last WRITE, with its mark.
+    /// Whether a login of this connection is over.
+    pub(super) fn is_full(&self, conn: usize) -> bool {
+        self.0.lock().unwrap().conns[conn].session.is_full
+    }
+
+    /// The last WRITE, with its mark, or the last SCSI command that writes, with its immediate data.
     pub(crate) fn last_write(&self) -> Vec<u8> {
         self.0.lock().unwrap().last_write.clone()
     }
 
     /// As if a client had sent this over a connection of its own.
     pub(crate) fn plant(&self, server_port: u16, record: &[u8]) {
+        self.plant_all(server_port, &[(Way::ToServer, record)]);
+    }
+
+    /// As if this had passed over one.
+    pub(crate) fn plant_all(&self, server_port: u16, records: &[(Way, &[u8])]) {
         let conn = self.begin(server_port);
-        self.pass(conn, Way::ToServer, record);
+        for (way, record) in records {
+            self.pass(conn, *way, record);
+        }
         self.end(conn);
     }
 }
@@ -151,9 +216,16 @@ impl Inner {
         }
     }
 
+    /// A SCSI command (section 11.3) that writes.
+    fn see_command(&mut self, pdu: &[u8]) {
+        if pdu[0] & 0x3f == 1 && pdu[1] & 0x20 != 0 {
+            self.last_write = pdu.to_vec();
+        }
+    }
+
     fn packets(&mut self, conn: usize, way: Way, bytes: &[u8]) {
         for segment in bytes.chunks(SEGMENT_BYTES) {
-            let Conn { server_port, sides } = &mut self.conns[conn];
+            let Conn { server_port, sides, .. } = &mut self.conns[conn];
             let client = (CLIENT_PORT_FIRST + conn as u16, [127, 0, 0, 2]);
             let server = (*server_port, [127, 0, 0, 1]);
             let (from, to) = if way == Way::ToServer { (client, server) } else { (server, client) };

@@ -18,7 +18,7 @@ use super::remote::Connect;
 use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = crate::cmd::remote::with_urls("Examples:
   netswap sim                                    the headline test, protected and with each protection off
   netswap sim --backend nfs --ablate drop        one deadlock, explained
   netswap sim --ram 16MiB --overcommit 2 --json  one JSON object a row
@@ -28,10 +28,10 @@ use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
                                                  memory that must not fail, looped for: a deadlock
   netswap sim --backend nfs://server/export/area0 --ram 16MiB
                                                  over a real server, in real time, every page verified
-  valgrind --tool=lackey --trace-mem=yes ls 2>&1 | netswap sim --trace - --ram 4MiB")]
+  valgrind --tool=lackey --trace-mem=yes ls 2>&1 | netswap sim --trace - --ram 4MiB"))]
 pub(super) struct Args {
-    /// Where pages go: nfs, iscsi or both, simulated; or the URL of a file on a real server, nfs://host/export/file,
-    /// which is paged to in real time, without link and flood, every page verified
+    /// Where pages go: nfs, iscsi or both, simulated; or the URL of a store on a real server, nfs://host/export/file
+    /// or iscsi://host/target/lun, which is paged to in real time, without link and flood, every page verified
     #[arg(long, value_name = "STORE", default_value = "both", value_parser = backend)]
     backend: Backend,
     /// Memory of the host, up to 64GiB; at least what its plan needs (see `netswap plan`) [default: 64MiB]
@@ -119,7 +119,7 @@ fn backend(text: &str) -> Result<Backend, String> {
         "iscsi" => Ok(Backend::Simulated(&[Store::Iscsi])),
         "both" => Ok(Backend::Simulated(&Store::ALL)),
         url if url.contains("://") => Ok(Backend::Real(url.into())),
-        _ => Err("possible values: nfs, iscsi, both, or a URL as nfs://host/export/file".into()),
+        _ => Err("possible values: nfs, iscsi, both, or a URL as nfs://host/export/file or iscsi://host/target/lun".into()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod list;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -110,8 +111,8 @@ impl RealClient for NfsBackend {
     }
 
     /// By nfsstat3, RFC 1813 section 2.6.
-    fn advice(&self, error: &StoreError) -> &'static str {
-        match error {
+    fn advice(&self, error: &StoreError) -> Cow<'static, str> {
+        let advice = match error {
             StoreError::Refused { code: 2 } => {
                 "there is no such file or export: check the path, or make the file by `netswap mkswap`"
             }
@@ -126,7 +127,8 @@ impl RealClient for NfsBackend {
             StoreError::Garbage { .. } => "check that the port is that of the service",
             StoreError::TimedOut => "check that the server is not stopped",
             _ => "see the server's log",
-        }
+        };
+        advice.into()
     }
 }
 
