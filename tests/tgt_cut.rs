@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::daemon::which;
 use common::iscsi_wire::judge;
-use common::proof::{LUN_POLICIES, Watch, area_bytes, is_campaign, mixed, tell, under_load};
+use common::proof::{LUN_POLICIES, Watch, area_bytes, is_campaign, mixed, short, tell, under_load};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::{Protocol, RecordLog, Way};
 use common::skip::or_skip;
@@ -58,7 +58,7 @@ fn cut(policy: &str, seed: u64) {
     // In the login and what is asked of the unit behind it, where each cut doubles the wait before the next try; and
     // anywhere.
     let (in_login, anywhere) = if is_campaign() { (30, 470) } else { (6, 30) };
-    let load = mixed(Duration::from_millis(if is_campaign() { 60_000 } else { 1_500 }));
+    let load = if is_campaign() { mixed(Duration::from_secs(60)) } else { short(6_000) };
     let Some(mut tgt) = or_skip(Tgt::with_area("tgt-cut", area_bytes(&load))) else { return };
     let judge = which("tshark").then_some(()).ok_or_else(|| "tshark is not installed".into());
     let judge = or_skip(judge);
@@ -68,7 +68,7 @@ fn cut(policy: &str, seed: u64) {
         assert!(made > 3 && inside > made / 2, "{made} {inside}");
     }
 
-    let load = mixed(Duration::from_secs(2));
+    let load = short(12_000);
     let (_, last) = judged(&mut tgt, policy, Cuts::none(), load, |tgt, watch| {
         watch.more(500);
         tgt.kill();

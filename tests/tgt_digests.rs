@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::daemon::which;
 use common::iscsi_wire::judge;
-use common::proof::{LUN_POLICIES, area_bytes, is_campaign, mixed, tell, under_damage};
+use common::proof::{LUN_POLICIES, area_bytes, is_campaign, mixed, short, tell, under_damage};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::{Protocol, RecordLog};
 use common::skip::or_skip;
@@ -34,8 +34,10 @@ fn digests(pcap: &std::path::Path, port: u16) -> (usize, usize) {
 }
 
 fn flipped(policy: &str, seed: u64) {
-    let (flips, time) = if is_campaign() { (200, 30) } else { (12, 2) };
-    let load = mixed(Duration::from_secs(time));
+    let (flips, load) = match is_campaign() {
+        true => (200, mixed(Duration::from_secs(30))),
+        false => (12, short(4_000)),
+    };
     let mut target = Target::new("t1", area_bytes(&load));
     target.keys.extend([("HeaderDigest", "CRC32C"), ("DataDigest", "CRC32C")]);
     let Some(tgt) = or_skip(Tgt::start("tgt-digests", vec![target])) else { return };
@@ -65,7 +67,7 @@ fn flipped_bits_are_found_by_digests_and_harm_nothing() {
 
 #[test]
 fn without_digests_the_same_flips_show_in_the_pages() {
-    let load = mixed(Duration::from_secs(1));
+    let load = short(4_000);
     let Some(tgt) = or_skip(Tgt::with_area("tgt-no-digests", area_bytes(&load))) else { return };
     let log = Arc::new(RecordLog::new(&tgt.scratch("sent.pcap"), Protocol::Iscsi));
     let proxy = Proxy::start(tgt.port(), &log, Cuts::flips(9, 1, 1_000_000));

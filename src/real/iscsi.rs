@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
 
-use netswap_iscsi::login::LoginError;
-use netswap_iscsi::{ChapConfig, Entropy, IscsiBackend, IscsiUrl, WritePolicy};
+use netswap_iscsi::{
+    AuthError, ChapConfig, Entropy, IscsiBackend, IscsiUrl, LoginError, WritePolicy,
+};
 use netswap_swap::StoreError;
 
 use super::client::{Counters, Durability, RealClient, WriteProof};
@@ -109,10 +110,9 @@ impl RealClient for IscsiBackend {
     /// By the status of a login (RFC 7143 section 11.13.5), and by sense (SPC-4 section 4.5).
     fn advice(&self, error: &StoreError) -> Cow<'static, str> {
         match self.login_error() {
+            Some(LoginError::Auth(error)) => return format!("{error}{}", after(error)).into(),
             // It says itself what to do.
-            Some(error @ (LoginError::Auth(_) | LoginError::NoDigest(_))) => {
-                return error.to_string().into();
-            }
+            Some(error @ LoginError::NoDigest(_)) => return error.to_string().into(),
             _ => {}
         }
         let advice = match error {
@@ -148,6 +148,20 @@ impl RealClient for IscsiBackend {
             _ => "see the target's log",
         };
         advice.into()
+    }
+}
+
+/// What to do about it, where it does not say so itself.
+fn after(error: AuthError) -> &'static str {
+    match error {
+        AuthError::WrongSecret => {
+            ": check user@ in the URL, and the password in NETSWAP_CHAP_PASSWORD or in the file of password_file="
+        }
+        AuthError::TargetUnproven | AuthError::TargetName => {
+            ": check target_user= in the URL, and its password in NETSWAP_CHAP_TARGET_PASSWORD or in the file of \
+             target_password_file="
+        }
+        _ => "",
     }
 }
 

@@ -114,6 +114,11 @@ pub(crate) fn mixed(time: Duration) -> LoadSpec {
     }
 }
 
+/// The same, for so many operations: what passes is to be read by a judge that is slower.
+pub(crate) fn short(ops: u64) -> LoadSpec {
+    LoadSpec { stop: Stop::Ops(ops), ..mixed(Duration::ZERO) }
+}
+
 /// Runs `spec` on the store at `url`, which is made if it can be, and `disturb` beside it. All pages must be right,
 /// also when they are read back at the end, and all that came the protocol.
 pub(crate) fn under_load<S: Stats>(
