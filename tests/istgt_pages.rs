@@ -22,7 +22,11 @@ fn written_and_read(policy: &str) {
     write_all(&mut store);
     read_all(&mut store);
     store.shutdown();
-    let file = qemu::read_back(&istgt.url(), &istgt.file(), &istgt.scratch("copy"));
+    // Every connection to istgt takes a second: the second time its own file is enough.
+    let file = match policy == LUN_POLICIES[0] {
+        true => qemu::read_back(&istgt.url(), &istgt.file(), &istgt.scratch("copy")),
+        false => istgt.file(),
+    };
     compare(&file, slots);
 }
 
