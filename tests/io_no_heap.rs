@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::nfs::{Served, area};
 use counting::{NOTHING, allocations};
-use netswap::nfs::{NfsServerConfig, NfsStats, ServerFaults};
+use netswap::nfs::{NfsBackend, NfsServerConfig, NfsStats, ServerFaults};
 use netswap::real::load::{Load, LoadReport, LoadSpec, Pattern, Stop};
 use netswap::real::{OpenOptions, RealStore, StoreUrl};
 use netswap::reserve::Span;
@@ -89,7 +89,7 @@ fn run(pinned_verifier: bool, write: &str) -> (LoadReport, NfsStats, u64) {
         assert_eq!(count, NOTHING);
     });
     let report = report.unwrap().unwrap();
-    let client = store.nfs().unwrap();
+    let client = store.client_as::<NfsBackend>().unwrap();
     let (stats, fences) = (client.stats(), client.fences());
     assert!(report.is_fine() && report.ops() == 4000, "{report:?}");
     assert!(report.pages_verified > 2000, "{report:?}");

@@ -47,10 +47,19 @@ fn what_cannot_be_used_says_why_and_what_to_do() {
         said(&netswap(&["mkswap", &url, "--force"]), 0, &["1024 pages"]);
         said(&io(&url), 0, &["0 wrong"]);
         said(&netswap(&["check", &url]), 1, &["this very host"]);
-        said(&netswap(&["check", &url, "--allow-local"]), 0, &["\nfit to swap on"]);
+        let fit = netswap(&["check", &url, "--allow-local"]);
+        said(&fit, 0, &["\nfit to swap on", "a disk, IET VIRTUAL-DISK", "bursts up to", "FUA"]);
         let host = ["--ram", "1MiB", "--overcommit", "2", "--rounds", "1"];
         said(&netswap(&[&["sim", "--backend", &url], &host[..]].concat()), 0, &["completed"]);
     }
+
+    let portal = format!("iscsi://127.0.0.1:{}", tgt.port());
+    said(&netswap(&["ls", &portal]), 0, &[&tgt.target("t1"), &tgt.target("tiny"), "127.0.0.1:"]);
+    let units = format!("{portal}/{}", tgt.target("t4k"));
+    said(&netswap(&["ls", &units]), 0, &["disk", "IET", "4096", "4MiB"]);
+    let units = netswap(&["ls", &units, "--json"]);
+    said(&units, 0, &["\"lun\":1", "\"size\":4194304"]);
+    said(&netswap(&["ls", &format!("{portal}/iqn.no.such")]), 1, &["there is no such target"]);
 
     let created = netswap(&["io", &tgt.url("t1"), "--rw", "write", "--create", "1MiB"]);
     said(&created, 2, &["cannot be made from here", "netswap mkswap"]);

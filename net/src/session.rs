@@ -173,6 +173,10 @@ impl<S: Session + ?Sized> Session for Box<S> {
         (**self).poll_action(now)
     }
 
+    fn answers(&self) -> Answers {
+        (**self).answers()
+    }
+
     fn poll_deadline(&self) -> Option<Time> {
         (**self).poll_deadline()
     }

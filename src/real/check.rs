@@ -92,6 +92,7 @@ pub fn check(
         protection: store.protection(),
         findings: Vec::new(),
     };
+    report.facts.said.splice(0..0, url.look(options.ready_within));
     check_host(&mut report, spec);
     report.findings.extend(report.facts.findings.iter().cloned());
     let header = check_header(&mut report, &mut store);

@@ -5,6 +5,7 @@ use netswap_net::kernel::{KernelError, ResolveError};
 use netswap_reserve::{AllocError, Span};
 
 use super::error::StoreUrlError;
+use super::iscsi::IscsiListFailure;
 use super::nfs::NfsListFailure;
 use super::scheme::UrlProblem;
 
@@ -74,6 +75,9 @@ pub enum ListFailure {
     /// A directory of an export was not listed.
     #[error(transparent)]
     Nfs(#[from] NfsListFailure),
+    /// Targets or units were not listed.
+    #[error(transparent)]
+    Iscsi(#[from] IscsiListFailure),
 }
 
 impl ListFailure {
@@ -82,6 +86,7 @@ impl ListFailure {
         match self {
             ListFailure::Url(_) | ListFailure::NoList { .. } => false,
             ListFailure::Nfs(failure) => failure.is_unreachable(),
+            ListFailure::Iscsi(_) => false,
             _ => true,
         }
     }

@@ -10,7 +10,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::client::{Durability, RealClient};
+use netswap_reserve::Span;
+
+use super::client::{Durability, Fact, RealClient};
 use super::error::StoreUrlError;
 use super::list::{ListFailure, ListOptions, Listing};
 use super::store::OpenOptions;
@@ -35,6 +37,13 @@ pub trait Location: fmt::Display + fmt::Debug + Send + Sync {
     /// Whether a client can make the store, and give it its length.
     fn can_create(&self) -> bool {
         false
+    }
+
+    /// What there is to be known of it beside what its client knows, asked of its server over a connection of its
+    /// own that may take `within`.
+    fn look(&self, within: Span) -> Vec<Fact> {
+        let _ = within;
+        Vec::new()
     }
 
     /// What its protocol calls the two ways in which a write lasts, those of [`Durability`].
@@ -270,6 +279,11 @@ impl StoreUrl {
     /// Whether a client can make the store, and give it its length.
     pub fn can_create(&self) -> bool {
         self.location.can_create()
+    }
+
+    /// What there is to be known of it beside what its client knows, asked over a connection of its own.
+    pub fn look(&self, within: Span) -> Vec<Fact> {
+        self.location.look(within)
     }
 
     /// What its protocol calls writes that last in this way.

@@ -1,5 +1,7 @@
 //! Logical units of iSCSI targets, as the table of schemes and the commands see them.
 
+mod list;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
@@ -9,11 +11,17 @@ use std::net::IpAddr;
 use netswap_iscsi::{
     AuthError, ChapConfig, Entropy, IscsiBackend, IscsiUrl, LoginError, WritePolicy,
 };
+use netswap_reserve::Span;
 use netswap_swap::StoreError;
+use serde_json::json;
 
-use super::client::{Counters, Durability, RealClient, WriteProof};
+use super::client::{Counters, Durability, Fact, RealClient, StoreFacts, WriteProof};
+use super::list::ListOptions;
 use super::scheme::{Location, Scheme, UrlProblem};
 use super::store::OpenOptions;
+use crate::units::Bytes;
+
+pub use list::IscsiListFailure;
 
 /// Most requests that an initiator has outstanding.
 const IN_FLIGHT_MAX: usize = 1000;
@@ -25,6 +33,10 @@ pub fn scheme() -> Scheme {
         "iscsi://[user@]host[:port]/target/lun[?target_user=NAME&header_digest=D&data_digest=D&initiator=NAME\
          &password_file=PATH&target_password_file=PATH&write=fua|sync]",
         Unit::parse,
+    )
+    .with_list(
+        "iscsi://[user@]host[:port][/target][?target_user=NAME&password_file=PATH&target_password_file=PATH&initiator=NAME]",
+        list::listing,
     )
 }
 
@@ -83,12 +95,62 @@ impl Location for Unit {
         Box::new(IscsiBackend::new(config))
     }
 
+    fn look(&self, within: Span) -> Vec<Fact> {
+        let IscsiUrl { portal, target, lun, .. } = &self.url;
+        let mut said = vec![Fact {
+            name: "target",
+            text: format!("{target} at {portal}"),
+            value: json!({ "name": target, "portal": portal.to_string() }),
+        }];
+        let options = ListOptions { within, ..ListOptions::default() };
+        if let Some(unit) = list::unit(&self.url, self.chap.clone(), &options) {
+            let (vendor, product) = (list::text(&unit.vendor), list::text(&unit.product));
+            let kind = list::device(unit.device);
+            let block = unit.capacity.map(|capacity| capacity.block_size);
+            let blocks = block.map_or(String::new(), |block| format!(", blocks of {block} bytes"));
+            said.push(Fact {
+                name: "lun",
+                text: format!("LUN {lun}, a {kind}, {vendor} {product}{blocks}"),
+                value: json!({
+                    "lun": lun,
+                    "type": kind,
+                    "vendor": vendor,
+                    "product": product,
+                    "block_size": block,
+                }),
+            });
+        }
+        said
+    }
+
     fn write_names(&self) -> [&'static str; 2] {
         ["FUA", "SYNCHRONIZE CACHE"]
     }
 }
 
 impl RealClient for IscsiBackend {
+    fn facts(&self) -> StoreFacts {
+        let params = self.params();
+        let (burst, first) = (params.max_burst(), params.first_burst());
+        let (r2ts, size) = (params.max_outstanding_r2t(), |bytes: u32| Bytes(bytes.into()));
+        let text = format!(
+            "bursts up to {}, the first {}; {r2ts} R2Ts outstanding; data with commands: {}, R2T before all data: {}",
+            size(burst),
+            size(first),
+            if params.immediate_data() { "yes" } else { "no" },
+            if params.initial_r2t() { "yes" } else { "no" },
+        );
+        let value = json!({
+            "max_burst": burst,
+            "first_burst": first,
+            "outstanding_r2t": r2ts,
+            "immediate_data": params.immediate_data(),
+            "initial_r2t": params.initial_r2t(),
+        });
+        let said = vec![Fact { name: "limits", text, value }];
+        StoreFacts { said, ..StoreFacts::default() }
+    }
+
     fn counters(&self) -> Counters {
         let stats = self.stats();
         Counters {
@@ -107,7 +169,7 @@ impl RealClient for IscsiBackend {
         }
     }
 
-    /// By the status of a login (RFC 7143 section 11.13.5), and by sense (SPC-4 section 4.5).
+    /// By the status of a login, and by sense (SPC-4 section 4.5).
     fn advice(&self, error: &StoreError) -> Cow<'static, str> {
         match self.login_error() {
             Some(LoginError::Auth(error)) => return format!("{error}{}", after(error)).into(),
@@ -115,24 +177,12 @@ impl RealClient for IscsiBackend {
             Some(error @ LoginError::NoDigest(_)) => return error.to_string().into(),
             _ => {}
         }
+        if let StoreError::Refused { code } | StoreError::Denied { code } = error
+            && let Some(advice) = of_status(*code)
+        {
+            return advice.into();
+        }
         let advice = match error {
-            StoreError::Refused { code: 0x0201 } | StoreError::Denied { code: 0x0201 } => {
-                "the target wants another user or password: user@ in the URL, and the password by \
-                 NETSWAP_CHAP_PASSWORD or password_file="
-            }
-            StoreError::Refused { code: 0x0202 } | StoreError::Denied { code: 0x0202 } => {
-                "let this initiator in at the target, or act under another name by initiator= in the URL"
-            }
-            StoreError::Refused { code: 0x0203 | 0x0204 } => {
-                "there is no such target: check its name, `netswap ls iscsi://host` shows those there are"
-            }
-            StoreError::Refused { code: 0x0205 } => "the target speaks another version of iSCSI",
-            StoreError::Refused { code: 0x0206 } => {
-                "the target takes no more connections: end others, or raise its limit"
-            }
-            StoreError::Refused { code: 0x0200..=0x02ff } => {
-                "the target does not take what was offered: see its log"
-            }
             StoreError::Refused { code: 0x0005_2500 } => {
                 "there is no such LUN, or no disk in it: `netswap ls iscsi://host/target` shows those there are"
             }
@@ -149,6 +199,26 @@ impl RealClient for IscsiBackend {
         };
         advice.into()
     }
+}
+
+/// What to do about a login that was refused with this status (RFC 7143 section 11.13.5).
+fn of_status(status: u32) -> Option<&'static str> {
+    Some(match status {
+        0x0201 => {
+            "the target wants another user or password: user@ in the URL, and the password by \
+             NETSWAP_CHAP_PASSWORD or password_file="
+        }
+        0x0202 => {
+            "let this initiator in at the target, or act under another name by initiator= in the URL"
+        }
+        0x0203 | 0x0204 => {
+            "there is no such target: check its name, `netswap ls iscsi://host` shows those there are"
+        }
+        0x0205 => "the target speaks another version of iSCSI",
+        0x0206 => "the target takes no more connections: end others, or raise its limit",
+        0x0200..=0x02ff => "the target does not take what was offered: see its log",
+        _ => return None,
+    })
 }
 
 /// What to do about it, where it does not say so itself.
