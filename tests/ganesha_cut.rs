@@ -13,7 +13,7 @@ use common::ganesha::Ganesha;
 use common::nfs_wire::{has_judge, judged, tshark};
 use common::proof::{POLICIES, is_campaign, mixed, tell};
 use common::proxy::Cuts;
-use common::record_log::RecordLog;
+use common::record_log::{Protocol, RecordLog};
 use common::skip::or_skip;
 
 fn set_word(record: &mut [u8], at: usize, word: u32) {
@@ -41,7 +41,7 @@ fn planted_violations_are_found(ganesha: &Ganesha, last: &[u8]) {
     let (nfs, mount) = ganesha.ports();
     // The mark is 4 bytes, the xid follows.
     let pcap = ganesha.export().with_file_name("planted.pcap");
-    let log = RecordLog::new(&pcap);
+    let log = RecordLog::new(&pcap, Protocol::Rpc);
     let plant = |xid, change: &dyn Fn(&mut Vec<u8>)| {
         let mut record = last.to_vec();
         set_word(&mut record, 4, xid);

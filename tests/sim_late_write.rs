@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use common::command::{Ran, netswap};
 use common::nfs::{Served, area};
 use common::proxy::{Cuts, Proxy};
-use common::record_log::RecordLog;
+use common::record_log::{Protocol, RecordLog};
 use netswap::nfs::{NfsServerConfig, ServerFaults};
 use netswap::reserve::{Span, Time};
 
@@ -48,7 +48,7 @@ fn page(name: &str, slots: u32, more: &[&str]) -> (Ran, u64) {
     let served = Served::with_config(config, vec![("area0", area(slots))]);
     let file = format!("netswap-late-{name}-{}.pcap", std::process::id());
     let file = std::env::temp_dir().join(file);
-    let log = Arc::new(RecordLog::new(&file));
+    let log = Arc::new(RecordLog::new(&file, Protocol::Rpc));
     let _ = std::fs::remove_file(&file);
     let proxy = Proxy::start(served.addr.port(), &log, Cuts::none());
     let url = format!("nfs://127.0.0.1:{}/swap/area0", proxy.port());

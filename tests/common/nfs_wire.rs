@@ -9,10 +9,11 @@ use std::sync::Arc;
 use netswap::nfs::NfsStats;
 use netswap::real::load::{LoadReport, LoadSpec};
 
-use super::ganesha::{Ganesha, which};
+use super::daemon::which;
+use super::ganesha::Ganesha;
 use super::proof::{Watch, under_load};
 use super::proxy::{Cuts, Proxy};
-use super::record_log::RecordLog;
+use super::record_log::{Protocol, RecordLog};
 use super::skip::or_skip;
 
 const FIELDS: [&str; 10] = [
@@ -134,11 +135,11 @@ pub(crate) fn judged(
     disturb: impl FnOnce(&mut Ganesha, &Watch),
 ) -> Judged {
     let pcap = ganesha.export().with_file_name("sent.pcap");
-    let log = Arc::new(RecordLog::new(&pcap));
+    let log = Arc::new(RecordLog::new(&pcap, Protocol::Rpc));
     let (nfs, mount) = ganesha.ports();
     let proxies = (Proxy::start(nfs, &log, cuts), Proxy::start(mount, &log, Cuts::none()));
     let url = Ganesha::url_at(file, proxies.0.port(), proxies.1.port()) + policy;
-    let (report, stats) = under_load(&url, load, |watch| disturb(&mut *ganesha, watch));
+    let (report, stats) = under_load::<NfsStats>(&url, load, |watch| disturb(&mut *ganesha, watch));
     let cuts = proxies.0.cuts();
     drop(proxies);
     let (repeated, changed) = log.finish();
