@@ -9,6 +9,8 @@
 //! - [`slots`]: which page gets which slot;
 //! - [`backend`]: [`SwapBackend`], what stores an area's pages; [`mem_backend`]: one in memory, with
 //!   faults to order; [`conformance`]: the tests that every backend has to pass;
+//! - [`queue`], [`fence`]: what network backends share: the line of what waits for the wire, and the proof that
+//!   no late copy of a write is left;
 //! - [`error`], [`stats`]: what can go wrong, and what happened;
 //! - [`disk`]: what embedded servers store their bytes on;
 //! - [`lackey`]: the memory accesses of real programs.
@@ -20,6 +22,7 @@ pub mod backend;
 pub mod conformance;
 pub mod disk;
 pub mod error;
+pub mod fence;
 mod frames;
 mod io_table;
 pub mod lackey;
@@ -27,6 +30,7 @@ pub mod machine;
 pub mod mem_backend;
 pub mod page;
 pub mod pager;
+pub mod queue;
 mod readahead;
 pub mod signature;
 pub mod slots;

@@ -35,9 +35,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// Whether an older request that is not done touches a slot of this one, and one of them writes.
     pub(super) fn is_blocked(&self, i: usize) -> bool {
         let call = &self.calls[i];
-        self.calls[..self.requests()]
-            .iter()
-            .any(|other| other.is_active() && other.seq < call.seq && other.conflicts(call))
+        self.calls[..self.requests()].iter().any(|other| {
+            other.is_active() && other.turn.seq < call.turn.seq && other.conflicts(call)
+        })
     }
 
     /// Makes the next call of request `i` when there is room on the wire.
@@ -99,10 +99,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let begun = usize::from(self.sent_front > 0);
         while place > begun {
             let before = &mut self.calls[usize::from(self.sendq[place - 1])];
-            if before.verb != Verb::Write || before.overtaken >= self.config.overtakes_max {
+            if before.verb != Verb::Write || before.turn.overtaken >= self.config.overtakes_max {
                 break;
             }
-            before.overtaken += 1;
+            before.turn.overtaken += 1;
             place -= 1;
         }
         place

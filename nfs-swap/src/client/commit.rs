@@ -118,9 +118,9 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let mut pages = 0;
         for call in &self.calls[..self.requests()] {
             match call.state {
-                _ if call.verb != Verb::Write || call.seq == self.calls[i].seq => {}
+                _ if call.verb != Verb::Write || call.turn.seq == self.calls[i].turn.seq => {}
                 CallState::Free | CallState::Done | CallState::Blocked => {}
-                CallState::Held if call.seq < self.calls[i].seq => return false,
+                CallState::Held if call.turn.seq < self.calls[i].turn.seq => return false,
                 CallState::Held => {}
                 _ => pages += call.pages.len(),
             }
@@ -212,7 +212,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     fn release_held(&mut self, now: Time) {
         loop {
             let held = (0..self.requests()).filter(|i| self.calls[*i].state == CallState::Held);
-            let Some(i) = held.min_by_key(|i| self.calls[*i].seq) else { return };
+            let Some(i) = held.min_by_key(|i| self.calls[*i].turn.seq) else { return };
             if !self.has_room(i) {
                 return;
             }

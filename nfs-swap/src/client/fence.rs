@@ -1,11 +1,7 @@
-//! Late copies: which calls may still be carried out after they have ended, and when none can any more.
+//! Late copies of NFS calls, and the proof that none is left (`netswap_swap::fence`).
 //!
-//! # Why
-//! A server may carry out a WRITE a second time, long after it was answered: the same xid over a new
-//! connection from another port is a new call to it, and a call that it has read but not carried out
-//! outlives the connection. If the slot holds another page by then, that page is gone. So a request says
-//! when it ends whether a copy of it is *loose*: sent whole, without an answer. The pager then keeps its
-//! slots from other pages (`netswap_swap::SwapBackend::fences`).
+//! The same xid over a new connection from another port is a new call to a server. So a request says when it ends
+//! whether a copy of it is *loose*: sent whole, without an answer.
 //!
 //! # When loose copies are dead
 //! A server that restarted has forgotten what it had read. A restart is proven by a verifier that differs
@@ -36,13 +32,8 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// The verifier has changed; the old one was last seen on connection `old_over`.
     pub(super) fn see_restart(&mut self, old_over: u32) {
-        if old_over < self.connection {
-            self.dead_through = old_over;
-            if self.loose_given > 0 && self.loose_given <= old_over {
-                self.loose_given = 0;
-                self.fences += 1;
-                tracing::info!(server = %self.config.label, "server restarted: no late copies");
-            }
+        if old_over < self.connection && self.fence.prove(old_over) {
+            tracing::info!(server = %self.config.label, "server restarted: no late copies");
         }
     }
 
@@ -51,7 +42,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let is_ready = matches!(self.state, BackendState::Ready { .. });
         let is_idle =
             self.step == Step::Idle && self.calls[self.control()].state == CallState::Free;
-        if is_ready && is_idle && self.loose_given > 0 {
+        if is_ready && is_idle && self.fence.is_awaited() {
             self.step = Step::Verify;
             self.begin_step(now);
         }

@@ -26,9 +26,9 @@
 use netswap_net::{Action, SendVec};
 use netswap_reserve::windows::{MapPage, MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
+use netswap_swap::queue::{Lane, NONE, Policy};
 
-use super::waiting::{Lane, NONE};
-use super::{Call, CallState, NfsBackend, Verb, total_bytes};
+use super::{Call, CallState, NfsBackend, NfsConfig, Verb, total_bytes};
 use crate::link::Target;
 use crate::pages::is_high;
 use crate::xdr::{XdrBuf, ZEROS, padding};
@@ -36,8 +36,6 @@ use crate::xdr::{XdrBuf, ZEROS, padding};
 /// Most pages of a merged call. Picked by eye: what a turn of the transport moves, and what a page-in may have to
 /// wait for.
 pub(super) const MERGED_PAGES_MAX: usize = 64;
-/// Requests without a neighbour that may go before one that waits for its neighbours. Picked by eye.
-const PASSES_MAX: u32 = 64;
 
 /// Where a byte of a call belongs.
 pub(super) enum Spot {
@@ -94,40 +92,28 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         self.link.target() == Target::Nfs && self.next_for_wire().is_some()
     }
 
-    /// The request for which the next call is made. READs go first, each WRITE being overtaken so often at
-    /// most; without overtaking, who waits longest.
+    /// The request for which the next call is made.
     fn next_for_wire(&self) -> Option<usize> {
-        if self.waiting.is_empty() || self.wire >= self.config.wire_max {
-            return None;
-        }
-        let (read, write) = (self.next_of(true), self.next_of(false));
-        let (Some(r), Some(w)) = (read, write) else { return read.or(write) };
-        let overtakes = match self.config.overtakes_max {
-            0 => self.calls[r].seq < self.calls[w].seq,
-            most => self.calls[w].overtaken < most,
-        };
-        Some(if overtakes { r } else { w })
+        self.waiting.next(&self.policy(), self.wire, |row| self.calls[row].turn)
     }
 
-    fn next_of(&self, is_read: bool) -> Option<usize> {
-        let free = self.waiting.front(Lane { is_read, in_stream: false });
-        let held = self.waiting.front(Lane { is_read, in_stream: true });
-        let (Some(f), Some(h)) = (free, held) else {
-            return free.or_else(|| held.filter(|_| self.wire < self.config.merge_after));
-        };
-        let first = if self.calls[f].seq < self.calls[h].seq { f } else { h };
-        let may = self.wire < self.config.merge_after || self.calls[h].passed >= PASSES_MAX;
-        Some(if may { first } else { f })
+    fn policy(&self) -> Policy {
+        let NfsConfig { overtakes_max, merge_after, wire_max, .. } = self.config;
+        Policy { overtakes_max, merge_after, wire_max }
     }
 
     /// Request `i` goes before those that it may go before only so often.
     fn count_passed(&mut self, i: usize) {
         let is_read = self.calls[i].verb == Verb::Read;
         if let Some(held) = self.waiting.front(Lane { is_read, in_stream: true }) {
-            self.calls[held].passed += 1;
+            self.calls[held].turn.passed += 1;
         }
-        if is_read && let Some(write) = self.next_of(false) {
-            self.calls[write].overtaken += 1;
+        if !is_read {
+            return;
+        }
+        let turn = |row: usize| self.calls[row].turn;
+        if let Some(write) = self.waiting.next_of(false, &self.policy(), self.wire, turn) {
+            self.calls[write].turn.overtaken += 1;
         }
     }
 

@@ -39,7 +39,6 @@ mod receive;
 mod requests;
 mod startup;
 mod stream;
-mod waiting;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -47,6 +46,8 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 use netswap_reserve::windows::{Direct, MapPageMut, Mapper};
 use netswap_reserve::{Frame, PAGE_SIZE, Time};
+use netswap_swap::fence::Fence;
+use netswap_swap::queue::{NONE, Touched, Turn, Waiting};
 use netswap_swap::{
     BackendLimits, BackendState, Outstanding, Phase, RequestId, Slot, StoreError, Stored,
     backend::BATCH_PAGES_MAX,
@@ -63,7 +64,6 @@ pub use facts::NfsFacts;
 use receive::Receiver;
 pub use requests::{PageCompletion, PageRequest, PageSubmitError};
 use startup::Step;
-use waiting::{NONE, Touched, Waiting};
 
 /// Bytes of head buffer for one READ or WRITE call: record mark 4, call header 24, AUTH_SYS at most
 /// 8 + 4 + 4 + 256 + 12, verifier 8, handle 4 + 64, offset, count, stable_how and length 20.
@@ -135,8 +135,8 @@ struct Call<P> {
     first: Slot,
     pages: ArrayVec<P, BATCH_PAGES_MAX>,
     deadline: Time,
-    /// Order of submission.
-    seq: u64,
+    /// Its place in the order of submission, and who went before it.
+    turn: Turn,
     /// Bytes of the request that are done.
     done: usize,
     /// What the current call is for: bytes of the file, from there on.
@@ -152,8 +152,6 @@ struct Call<P> {
     touches: bool,
     /// Not to be merged: as part of a call it was refused.
     alone: bool,
-    /// Requests without neighbours that went before it while it waited for its own.
-    passed: u32,
     head_len: usize,
     /// How often the current xid was wholly sent.
     sends: u32,
@@ -174,8 +172,6 @@ struct Call<P> {
     covered: bool,
     /// The connection was lost between its WRITEs: it is written from its start when this one is answered.
     from_start: bool,
-    /// READs that went before it in the send queue.
-    overtaken: u32,
     /// How often it was written again for a new verifier.
     rewrites: u8,
     outcome: Result<Stored, StoreError>,
@@ -190,7 +186,7 @@ impl<P> Call<P> {
             first: Slot(0),
             pages: ArrayVec::new(),
             deadline: Time::MAX,
-            seq: 0,
+            turn: Turn::default(),
             done: 0,
             from: 0,
             want: 0,
@@ -199,7 +195,6 @@ impl<P> Call<P> {
             on_wire: false,
             touches: false,
             alone: false,
-            passed: 0,
             head_len: 0,
             sends: 0,
             timeouts: 0,
@@ -212,7 +207,6 @@ impl<P> Call<P> {
             unstable: None,
             covered: false,
             from_start: false,
-            overtaken: 0,
             rewrites: 0,
             outcome: Ok(Stored { replayed: false }),
         }
@@ -339,11 +333,8 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     /// Connections opened so far, and which of them a verifier was last seen on.
     connection: u32,
     verifier_over: u32,
-    /// No copy that was sent over this connection, or one before it, can be carried out any more.
-    dead_through: u32,
-    /// The last connection with a loose copy of a request that was given back; 0 is none.
-    loose_given: u32,
-    fences: u64,
+    /// Which copies of its WRITEs are dead.
+    fence: Fence,
     /// What is uncommitted has changed: whether a COMMIT is due is to be found out.
     unsettled: bool,
     /// The connection went: what is uncommitted is written again on the next.
@@ -465,9 +456,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             verifier: None,
             connection: 0,
             verifier_over: 0,
-            dead_through: 0,
-            loose_given: 0,
-            fences: 0,
+            fence: Fence::default(),
             unsettled: false,
             rewrite_all: false,
             config,

@@ -3,6 +3,7 @@
 use arrayvec::ArrayVec;
 use netswap_reserve::Time;
 use netswap_reserve::windows::{MapPageMut, Mapper};
+use netswap_swap::queue::Turn;
 use netswap_swap::{
     BackendLimits, BackendState, Completion, Op, Outstanding, Request, RequestId, Slot, StoreError,
     Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
@@ -88,7 +89,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             first,
             pages,
             deadline: deadline.unwrap_or(Time::MAX),
-            seq: self.seq,
+            turn: Turn { seq: self.seq, ..Turn::default() },
             ..Call::new(match op {
                 Op::Read => Verb::Read,
                 Op::Write => Verb::Write,
@@ -123,10 +124,10 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let call = &mut self.calls[usize::from(place)];
         call.state = CallState::Free;
         // Found out here: a restart that was proven since it ended has made its copies harmless.
-        let is_loose = call.loose > self.dead_through;
-        if is_loose && call.verb == Verb::Write {
-            self.loose_given = self.loose_given.max(call.loose);
-        }
+        let is_loose = match call.verb {
+            Verb::Write => self.fence.give(call.loose),
+            _ => self.fence.is_loose(call.loose),
+        };
         let pages = std::mem::take(&mut call.pages);
         let outcome = call.outcome.map(|_| Stored { replayed: is_loose });
         Some(PageCompletion { id: call.id, pages, outcome, is_loose })
@@ -167,7 +168,7 @@ impl SwapBackend for NfsBackend {
     }
 
     fn fences(&self) -> u64 {
-        self.fences
+        self.fence.count()
     }
 
     fn shutdown(&mut self, now: Time) {

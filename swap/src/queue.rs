@@ -1,20 +1,52 @@
-//! Requests that wait for the wire: in order, and found by the slots at which they begin and end.
+//! The waiting line of a network backend: requests that wait for the wire, in order, found by the slots at which
+//! they begin and end, and the policy by which the next one is chosen.
 //!
-//! Nothing here knows what a request is: rows are numbers of the call table. Each row is in one queue at
+//! # Policy
+//! Page-ins are waited for, page-outs are not: a read goes before writes, each of which is overtaken so often at
+//! most. A request with a neighbour that is outstanding is *in a stream*: while the wire is busy it waits, to be
+//! merged with what comes next, as Nagle's algorithm holds small segments; requests without neighbours pass it so
+//! often at most.
+//!
+//! Nothing here knows what a request is: rows are numbers of the backend's table. Each row is in one lane at
 //! most. All operations but [`Waiting::new`] take constant time, as long as slots spread over the buckets.
 
-use netswap_swap::Slot;
+use crate::backend::Slot;
 
 /// No row.
-pub(super) const NONE: u16 = u16::MAX;
+pub const NONE: u16 = u16::MAX;
+
+/// Requests without a neighbour that may go before one that waits for its neighbours. Picked by eye.
+const PASSES_MAX: u32 = 64;
+
+/// What is due to a request that waits: its place in the order of submission, and who went before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Order of submission.
+    pub seq: u64,
+    /// Reads that went before it, which is a write.
+    pub overtaken: u32,
+    /// Requests without neighbours that went before it while it waited for its own.
+    pub passed: u32,
+}
+
+/// Who goes first, and how many may be on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Reads that may overtake a write; 0 keeps the order of submission.
+    pub overtakes_max: u32,
+    /// From so many requests on the wire on, one in a stream waits to be merged.
+    pub merge_after: usize,
+    /// Most requests on the wire.
+    pub wire_max: usize,
+}
 
 /// Which queue a row is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lane {
-    /// A READ, not a WRITE.
-    pub(super) is_read: bool,
+pub struct Lane {
+    /// A read, not a write.
+    pub is_read: bool,
     /// A neighbour of it is outstanding: when the wire is busy, it waits to be merged.
-    pub(super) in_stream: bool,
+    pub in_stream: bool,
 }
 
 impl Lane {
@@ -38,8 +70,19 @@ struct Link {
 const UNLINKED: Link =
     Link { prev: NONE, next: NONE, by_first: NONE, by_end: NONE, first: 0, end: 0, lane: None };
 
+/// Requests that wait for the wire.
+///
+/// ```
+/// use netswap_swap::Slot;
+/// use netswap_swap::queue::{Lane, Waiting};
+/// let mut waiting = Waiting::new(8);
+/// let lane = Lane { is_read: false, in_stream: false };
+/// waiting.push(3, Slot(40), 4, lane);
+/// assert_eq!(waiting.ending_at(44, false), Some(3));
+/// assert_eq!(waiting.front(lane), Some(3));
+/// ```
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub struct Waiting {
     links: Box<[Link]>,
     firsts: Box<[u16]>,
     ends: Box<[u16]>,
@@ -49,7 +92,8 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(rows: usize) -> Waiting {
+    /// A line for rows below `rows`, with all the memory it will ever use.
+    pub fn new(rows: usize) -> Waiting {
         let buckets = (rows * 2).next_power_of_two();
         Waiting {
             links: vec![UNLINKED; rows].into(),
@@ -60,7 +104,8 @@ impl Waiting {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
@@ -69,7 +114,10 @@ impl Waiting {
     }
 
     /// Puts `row`, whose slots are these, at the end of a lane.
-    pub(super) fn push(&mut self, row: usize, first: Slot, pages: usize, lane: Lane) {
+    ///
+    /// # Panics
+    /// If it waits already.
+    pub fn push(&mut self, row: usize, first: Slot, pages: usize, lane: Lane) {
         let (first, at) = (u64::from(first.0), row as u16);
         let end = first + pages as u64;
         assert!(self.links[row].lane.is_none(), "a row that waits twice");
@@ -93,7 +141,7 @@ impl Waiting {
     }
 
     /// Takes `row` out of its lane, wherever it is. False if it is in none.
-    pub(super) fn remove(&mut self, row: usize) -> bool {
+    pub fn remove(&mut self, row: usize) -> bool {
         let at = row as u16;
         let link = std::mem::replace(&mut self.links[row], UNLINKED);
         let Some(lane) = link.lane else { return false };
@@ -121,13 +169,50 @@ impl Waiting {
     }
 
     /// The row that has waited longest in a lane.
-    pub(super) fn front(&self, lane: Lane) -> Option<usize> {
+    pub fn front(&self, lane: Lane) -> Option<usize> {
         let row = self.lanes[lane.index()].0;
         (row != NONE).then_some(usize::from(row))
     }
 
-    /// A READ, or a WRITE, that begins at this slot.
-    pub(super) fn beginning_at(&self, slot: u64, is_read: bool) -> Option<usize> {
+    /// The row that goes next, while `wire` requests are on the wire. `turn` tells what is due to a row.
+    pub fn next(
+        &self,
+        policy: &Policy,
+        wire: usize,
+        turn: impl Fn(usize) -> Turn,
+    ) -> Option<usize> {
+        if self.is_empty() || wire >= policy.wire_max {
+            return None;
+        }
+        let of = |is_read| self.next_of(is_read, policy, wire, &turn);
+        let (Some(r), Some(w)) = (of(true), of(false)) else { return of(true).or(of(false)) };
+        let overtakes = match policy.overtakes_max {
+            0 => turn(r).seq < turn(w).seq,
+            most => turn(w).overtaken < most,
+        };
+        Some(if overtakes { r } else { w })
+    }
+
+    /// The read, or write, that goes next among its kind.
+    pub fn next_of(
+        &self,
+        is_read: bool,
+        policy: &Policy,
+        wire: usize,
+        turn: impl Fn(usize) -> Turn,
+    ) -> Option<usize> {
+        let free = self.front(Lane { is_read, in_stream: false });
+        let held = self.front(Lane { is_read, in_stream: true });
+        let (Some(f), Some(h)) = (free, held) else {
+            return free.or_else(|| held.filter(|_| wire < policy.merge_after));
+        };
+        let first = if turn(f).seq < turn(h).seq { f } else { h };
+        let may = wire < policy.merge_after || turn(h).passed >= PASSES_MAX;
+        Some(if may { first } else { f })
+    }
+
+    /// A read, or a write, that begins at this slot.
+    pub fn beginning_at(&self, slot: u64, is_read: bool) -> Option<usize> {
         let mut row = self.firsts[self.bucket(slot)];
         while row != NONE {
             let link = &self.links[usize::from(row)];
@@ -139,8 +224,8 @@ impl Waiting {
         None
     }
 
-    /// A READ, or a WRITE, whose last slot is before this one.
-    pub(super) fn ending_at(&self, slot: u64, is_read: bool) -> Option<usize> {
+    /// A read, or a write, whose last slot is before this one.
+    pub fn ending_at(&self, slot: u64, is_read: bool) -> Option<usize> {
         let mut row = self.ends[self.bucket(slot)];
         while row != NONE {
             let link = &self.links[usize::from(row)];
@@ -153,17 +238,17 @@ impl Waiting {
     }
 }
 
-/// How many outstanding READs and WRITEs touch a slot, or another that shares its counter: a filter
+/// How many outstanding reads and writes touch a slot, or another that shares its counter: a filter
 /// before the search for conflicts. 0 is certain, anything else is to be looked at.
 #[derive(Debug)]
-pub(super) struct Touched {
-    /// READs in the low half, WRITEs in the high half.
+pub struct Touched {
+    /// Reads, then writes.
     counts: Box<[[u16; 2]]>,
 }
 
 impl Touched {
     /// 64 counters a request: with requests of one page, one search in 64 is for nothing. Picked by eye.
-    pub(super) fn new(rows: usize) -> Touched {
+    pub fn new(rows: usize) -> Touched {
         let counters = (rows * 64).next_power_of_two().min(1 << 16);
         Touched { counts: vec![[0; 2]; counters].into() }
     }
@@ -172,14 +257,16 @@ impl Touched {
         slot as usize & (self.counts.len() - 1)
     }
 
-    pub(super) fn add(&mut self, slots: std::ops::Range<u64>, is_read: bool) {
+    /// Counts a request.
+    pub fn add(&mut self, slots: std::ops::Range<u64>, is_read: bool) {
         for slot in slots {
             let at = self.at(slot);
             self.counts[at][usize::from(!is_read)] += 1;
         }
     }
 
-    pub(super) fn remove(&mut self, slots: std::ops::Range<u64>, is_read: bool) {
+    /// Counts it no more.
+    pub fn remove(&mut self, slots: std::ops::Range<u64>, is_read: bool) {
         for slot in slots {
             let at = self.at(slot);
             self.counts[at][usize::from(!is_read)] -= 1;
@@ -187,14 +274,14 @@ impl Touched {
     }
 
     /// Whether a request of this kind to these slots may be in conflict with one that was added.
-    pub(super) fn may_conflict(&self, slots: std::ops::Range<u64>, is_read: bool) -> bool {
+    pub fn may_conflict(&self, slots: std::ops::Range<u64>, is_read: bool) -> bool {
         slots
             .map(|slot| self.counts[self.at(slot)])
             .any(|[reads, writes]| writes > 0 || (!is_read && reads > 0))
     }
 
     /// Whether a request of this kind may touch the slot.
-    pub(super) fn has(&self, slot: u64, is_read: bool) -> bool {
+    pub fn has(&self, slot: u64, is_read: bool) -> bool {
         self.counts[self.at(slot)][usize::from(!is_read)] > 0
     }
 }
@@ -246,6 +333,36 @@ mod tests {
         let mut waiting = Waiting::new(2);
         waiting.push(1, Slot(0), 1, FREE);
         waiting.push(1, Slot(0), 1, FREE);
+    }
+
+    #[test]
+    fn page_ins_go_first_and_page_outs_are_overtaken_so_often_at_most() {
+        let mut waiting = Waiting::new(4);
+        let read = Lane { is_read: true, in_stream: false };
+        waiting.push(0, Slot(0), 1, FREE);
+        waiting.push(1, Slot(9), 1, read);
+        let turns = [Turn { seq: 0, overtaken: 2, passed: 0 }, Turn { seq: 1, ..Turn::default() }];
+        let next = |overtakes_max, wire| {
+            let policy = Policy { overtakes_max, merge_after: 4, wire_max: 8 };
+            waiting.next(&policy, wire, |row| turns[row])
+        };
+        assert_eq!(
+            (next(0, 0), next(2, 0), next(3, 0), next(3, 8)),
+            (Some(0), Some(0), Some(1), None)
+        );
+    }
+
+    #[test]
+    fn one_in_a_stream_waits_while_the_wire_is_busy_and_is_not_passed_for_ever() {
+        let mut waiting = Waiting::new(4);
+        waiting.push(0, Slot(0), 1, Lane { is_read: false, in_stream: true });
+        let policy = Policy { overtakes_max: 0, merge_after: 2, wire_max: 8 };
+        let turn = |passed| move |row| Turn { seq: row as u64, overtaken: 0, passed };
+        assert_eq!(waiting.next(&policy, 1, turn(0)), Some(0));
+        assert_eq!(waiting.next(&policy, 2, turn(0)), None);
+        waiting.push(1, Slot(9), 1, FREE);
+        assert_eq!(waiting.next(&policy, 2, turn(0)), Some(1));
+        assert_eq!(waiting.next(&policy, 2, turn(PASSES_MAX)), Some(0));
     }
 
     #[test]
