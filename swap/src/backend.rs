@@ -109,6 +109,34 @@ pub enum StoreError {
         /// Bytes that were asked for.
         wanted: u32,
     },
+    /// The store took less of what was to be written than there is.
+    #[error("short write: {took} of {wanted} bytes")]
+    ShortWrite {
+        /// Bytes that were taken.
+        took: u32,
+        /// Bytes that were to be written.
+        wanted: u32,
+    },
+    /// The store counts another length for the request than it has: it moves other units than it told.
+    #[error("the store moves {by} bytes more than the request has")]
+    Excess {
+        /// Bytes too many.
+        by: u32,
+    },
+    /// Pages are no whole number of the store's blocks.
+    #[error(
+        "blocks of {bytes} bytes: a page of 4096 is to be a whole number of blocks of 512 bytes or more"
+    )]
+    BlockSize {
+        /// Bytes of a block.
+        bytes: u32,
+    },
+    /// What answers under the store's name is another than before. Nothing of it is ours to overwrite.
+    #[error("the store is another than before: {what} has changed")]
+    Changed {
+        /// How that shows.
+        what: &'static str,
+    },
     /// The server answered with bytes that are not its protocol.
     #[error("the server answered with garbage: {what}")]
     Garbage {
