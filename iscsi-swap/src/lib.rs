@@ -35,7 +35,8 @@ pub use auth::{ChapConfig, Credentials, Entropy, Secret};
 pub use credentials::CredentialsError;
 pub use discovery::{DiscoveryConfig, DiscoveryError, DiscoveryEvent, IscsiDiscovery, ListedUnit};
 pub use initiator::{
-    Digest, InitiatorConfig, InitiatorStats, IscsiBackend, UnknownPolicy, WritePolicy,
+    AsyncEvent, Digest, InitiatorConfig, InitiatorStats, IscsiBackend, RejectReason, UnknownPolicy,
+    WritePolicy,
 };
 pub use login::{AuthError, LoginError};
 pub use target::{

@@ -93,6 +93,11 @@ impl<R> TxRing<R> {
         RING - self.pdus.len()
     }
 
+    /// Bytes that are not sent yet.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pdus.iter().map(TxPdu::len).sum::<usize>() - self.sent
+    }
+
     /// # Panics
     /// If the ring is full.
     pub(crate) fn push(&mut self, mut pdu: TxPdu<R>) {

@@ -48,6 +48,11 @@ impl CmdWindow {
         !before(self.max, self.next)
     }
 
+    /// Whether the target has taken the command of number `sn`, or knows that it will not come.
+    pub fn is_taken(&self, sn: u32) -> bool {
+        before(sn, self.exp)
+    }
+
     /// Takes the number of the next command, if the target takes one.
     pub fn take(&mut self) -> Option<u32> {
         self.is_open().then(|| {

@@ -24,12 +24,16 @@
 //!   while a PDU on its way out shows one of its pages.
 //! - A task tag is never used twice in a session, so an answer to an earlier use has no task.
 
+mod merge;
+mod notice;
 mod policy;
 mod receive;
 mod send;
 mod session;
 mod setup;
 mod task;
+mod task_management;
+mod unit;
 mod verdict;
 
 use std::collections::VecDeque;
@@ -38,19 +42,24 @@ use std::net::SocketAddr;
 use arrayvec::ArrayVec;
 use netswap_net::Action;
 use netswap_reserve::{PAGE_SIZE, Span, Time};
+use netswap_swap::fence::Fence;
+use netswap_swap::queue::{NONE, Touched, Turn, Waiting};
 use netswap_swap::{
     BackendLimits, BackendState, Completion, Op, Outstanding, Phase, Request, RequestId, Slot,
-    StoreError, Stored, SubmitError, SwapBackend, backend::BATCH_PAGES_MAX,
+    StoreError, Stored, SubmitError, SwapBackend,
 };
 
 use crate::auth::{ChapConfig, Entropy};
 use crate::login::{InitiatorLogin, Key, LOGIN_SEGMENT_MAX, LoginConfig, LoginError, Params};
 use crate::tx::TxRing;
 use crate::window::CmdWindow;
+pub use notice::{AsyncEvent, RejectReason};
 pub use policy::{Digest, UnknownPolicy};
 use receive::Receiver;
 use send::{Burst, TxData};
 use task::{Kind, PROBE, Step, TAG_BITS, Task, TaskState};
+use task_management::Tmf;
+use unit::Unit;
 
 /// When a write is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,6 +128,27 @@ pub struct InitiatorConfig {
     pub header_digest: Digest,
     /// Digest of data.
     pub data_digest: Digest,
+    /// READs that may overtake a WRITE that waits to be sent: a page-in is waited for, a page-out is not. 0 keeps
+    /// the order of submission.
+    pub overtakes_max: u32,
+    /// Merge requests to adjacent slots, of one kind, into one command, as far as they wait together.
+    pub merge: bool,
+    /// With `merge`: from so many commands on the wire on, a request that has a neighbour waits to be merged.
+    pub merge_after: usize,
+    /// Most bytes of a merged command, if the unit does not say less.
+    pub merge_bytes_max: u32,
+    /// Most commands on the wire. More requests wait, page-ins before page-outs if `overtakes_max` allows it.
+    pub wire_max: usize,
+    /// A command that is not answered in time is aborted, then its unit reset, before the connection is dropped.
+    pub task_management: bool,
+    /// When nothing else was sent for so long since the last answer, a NOP-Out acknowledges it. `None` leaves it to
+    /// the pings.
+    pub ack_after: Option<Span>,
+    /// Ask the unit who it is, what it takes at once, whether it caches writes and whether it can be written, at each
+    /// login, and act on it.
+    pub examine: bool,
+    /// Whether the unit is to be written: one that is write-protected is refused then. Needs `examine`.
+    pub writable: bool,
 }
 
 impl InitiatorConfig {
@@ -155,6 +185,30 @@ impl InitiatorConfig {
             entropy: Entropy::default(),
             header_digest: Digest::None,
             data_digest: Digest::None,
+            overtakes_max: 0,
+            merge: false,
+            // Picked by eye: two that the target works on, two under way.
+            merge_after: 4,
+            merge_bytes_max: 262_144,
+            wire_max: usize::MAX,
+            task_management: false,
+            ack_after: None,
+            examine: false,
+            writable: true,
+        }
+    }
+
+    /// With everything on that a target of others may need: merging, page-ins first, task management, and a close
+    /// look at the unit. [`InitiatorConfig::new`] leaves it off, so that a simulation sends what it always sent.
+    pub fn with_all(self) -> InitiatorConfig {
+        InitiatorConfig {
+            // Picked by eye, as for NFS: a page-out waits for at most so many page-ins.
+            overtakes_max: 16,
+            merge: true,
+            task_management: true,
+            ack_after: Some(Span::from_secs(1)),
+            examine: true,
+            ..self
         }
     }
 
@@ -211,6 +265,21 @@ pub struct InitiatorStats {
     pub pings_answered: u64,
     /// Pings sent.
     pub pings_sent: u64,
+    /// Commands made of several requests.
+    pub merged: u64,
+    /// Requests in them, but for the first of each.
+    pub joined: u64,
+    /// Commands aborted, or ended by a reset of the unit, since they were not answered in time.
+    pub aborted: u64,
+    /// Resets of the unit asked for.
+    pub unit_resets: u64,
+    /// Asynchronous messages by event: SCSI, logout wanted, connection dropped, session dropped, negotiation
+    /// wanted, any other.
+    pub async_messages: [u64; 6],
+    /// PDUs that the target rejected.
+    pub rejects: u64,
+    /// Acknowledgements sent by themselves.
+    pub acks: u64,
 }
 
 /// How far the connection is; see the diagram of the module.
@@ -250,8 +319,15 @@ pub struct IscsiBackend {
     config: InitiatorConfig,
     label: String,
     state: BackendState,
-    /// Bytes of a block; 0 until the unit has told.
-    block_size: u32,
+    /// What the unit told, and what it tells in the set-up that goes on.
+    unit: Unit,
+    probed: Unit,
+    /// It says that it has changed since.
+    probe_again: bool,
+    /// Connections opened so far.
+    connection: u32,
+    /// Which copies of its writes are dead.
+    fence: Fence,
 
     link: Link,
     /// When `link` was entered.
@@ -285,6 +361,10 @@ pub struct IscsiBackend {
     params: Params,
     window: CmdWindow,
     exp_stat_sn: u32,
+    /// The ExpStatSN that was sent last.
+    acked_stat_sn: u32,
+    ack_due: bool,
+    tmf: Option<Tmf>,
     /// The first response of a login brings the StatSN to start from.
     expect_first_stat_sn: bool,
 
@@ -297,6 +377,19 @@ pub struct IscsiBackend {
     free: Vec<u16>,
     /// Tasks that wait to be issued, in the order of `seq`.
     queue: VecDeque<u16>,
+    /// With merging, overtaking or a bound on the wire: those of them that may be issued now wait here instead.
+    waiting: Waiting,
+    queues: bool,
+    /// One that may be issued now may be in `queue`.
+    unsorted: bool,
+    /// With such a line: writes that are done but for their SYNCHRONIZE CACHE.
+    syncs: VecDeque<u16>,
+    /// Which slots are in use by what is outstanding.
+    touched: Touched,
+    /// Commands of requests that are sent and not answered.
+    wire: usize,
+    /// Commands that went before data that an R2T asked for.
+    passes: u32,
     bursts: VecDeque<Burst>,
     done: VecDeque<u16>,
     next_seq: u64,
@@ -316,6 +409,7 @@ impl IscsiBackend {
     /// If a value of `config` is outside its range.
     pub fn new(config: InitiatorConfig) -> IscsiBackend {
         assert!((1..=1000).contains(&config.in_flight), "in_flight is 1 to 1000");
+        assert!(config.wire_max > 0, "no command on the wire");
         assert!(config.lun < 1 << 14, "a LUN has 14 bits");
         let names = [&config.target, &config.initiator];
         assert!(names.iter().all(|n| (1..=223).contains(&n.len())), "a name has 1 to 223 bytes");
@@ -324,7 +418,11 @@ impl IscsiBackend {
         IscsiBackend {
             label: config.label.clone(),
             state: BackendState::Starting,
-            block_size: 0,
+            unit: Unit::default(),
+            probed: Unit::default(),
+            probe_again: false,
+            connection: 0,
+            fence: Fence::default(),
             link: Link::Waiting { until: Time::ZERO },
             since: Time::ZERO,
             action: None,
@@ -347,6 +445,9 @@ impl IscsiBackend {
             params: Params::default(),
             window: CmdWindow::new(config.first_cmd_sn),
             exp_stat_sn: 0,
+            acked_stat_sn: 0,
+            ack_due: false,
+            tmf: None,
             expect_first_stat_sn: true,
             rx: Receiver::new(),
             tx: TxRing::new(),
@@ -354,6 +455,13 @@ impl IscsiBackend {
             tasks: (0..tasks).map(|_| Task::default()).collect(),
             free: (1..tasks as u16).rev().collect(),
             queue: VecDeque::with_capacity(tasks),
+            waiting: Waiting::new(tasks),
+            queues: config.merge || config.overtakes_max > 0 || config.wire_max < config.in_flight,
+            unsorted: false,
+            syncs: VecDeque::with_capacity(tasks),
+            touched: Touched::new(config.in_flight),
+            wire: 0,
+            passes: 0,
             // Unsolicited data, and the R2Ts that may be open, of every task.
             bursts: VecDeque::with_capacity(tasks * (1 + r2ts)),
             done: VecDeque::with_capacity(tasks),
@@ -411,19 +519,27 @@ impl IscsiBackend {
         if index == PROBE {
             return;
         }
-        let seq = self.tasks[index].seq;
+        self.unsorted = true;
+        let seq = self.tasks[index].turn.seq;
         let tasks = &self.tasks;
-        let at = self.queue.partition_point(|q| tasks[usize::from(*q)].seq < seq);
+        let at = self.queue.partition_point(|q| tasks[usize::from(*q)].turn.seq < seq);
         self.queue.insert(at, index as u16);
     }
 
-    /// The request of task `index` has its outcome.
+    /// The request of task `index`, which is in no merged command, has its outcome.
     fn end(&mut self, index: usize, outcome: Result<Stored, StoreError>) {
-        if self.tasks[index].state == TaskState::Queued {
+        debug_assert!(self.tasks[index].is_single());
+        if self.tasks[index].state == TaskState::Queued && !self.waiting.remove(index) {
             self.queue.retain(|q| usize::from(*q) != index);
+            self.syncs.retain(|q| usize::from(*q) != index);
         }
         self.drop_bursts(index);
+        self.release(index);
+        self.unsorted = true;
         let task = &mut self.tasks[index];
+        if std::mem::take(&mut task.touches) {
+            self.touched.remove(task.slots(), task.kind == Kind::Read);
+        }
         task.state = TaskState::Ended;
         task.outcome = outcome;
         if task.shown == 0 {
@@ -440,7 +556,7 @@ impl IscsiBackend {
 
     fn end_all(&mut self, error: StoreError) {
         for index in 1..self.tasks.len() {
-            if matches!(self.tasks[index].state, TaskState::Queued | TaskState::Sent) {
+            if self.tasks[index].is_active() {
                 self.end(index, Err(error));
             }
         }
@@ -451,8 +567,8 @@ impl IscsiBackend {
         tracing::warn!(server = %self.label, %error, "failed");
         self.state = BackendState::Failed(error);
         self.stopping = true;
-        self.end_all(error);
         self.leave(now, Action::Abort);
+        self.end_all(error);
     }
 }
 
@@ -462,7 +578,7 @@ impl SwapBackend for IscsiBackend {
     }
 
     fn limits(&self) -> BackendLimits {
-        BackendLimits { batch_pages: BATCH_PAGES_MAX, in_flight: self.config.in_flight }
+        BackendLimits { batch_pages: self.unit.batch_pages(), in_flight: self.config.in_flight }
     }
 
     fn server(&self) -> &str {
@@ -488,7 +604,7 @@ impl SwapBackend for IscsiBackend {
             len: (request.pages.len() * PAGE_SIZE) as u32,
             pages: request.pages,
             deadline,
-            seq: self.next_seq,
+            turn: Turn { seq: self.next_seq, ..Turn::default() },
             ..Task::default()
         };
         self.next_seq += 1;
@@ -500,6 +616,11 @@ impl SwapBackend for IscsiBackend {
         if let Some(at) = deadline {
             self.arm(at);
         }
+        let task = &mut self.tasks[index];
+        let (slots, is_read) = (task.slots(), task.kind == Kind::Read);
+        task.may_conflict = self.touched.may_conflict(slots.clone(), is_read);
+        task.touches = true;
+        self.touched.add(slots, is_read);
         self.enqueue(index);
         Ok(())
     }
@@ -511,11 +632,18 @@ impl SwapBackend for IscsiBackend {
         task.state = TaskState::Free;
         self.free.push(index);
         let pages = std::mem::take(&mut task.pages);
-        Some(Completion { id: task.id, pages, outcome: task.outcome, is_loose: false })
+        // Found out here: a session that was reinstated since it ended has made its copies harmless.
+        let is_loose = task.kind == Kind::Write && self.fence.give(task.sent_over);
+        let outcome = task.outcome.map(|_| Stored { replayed: is_loose });
+        Some(Completion { id: task.id, pages, outcome, is_loose })
     }
 
     fn poll_deadline(&self) -> Option<Time> {
         self.deadline
+    }
+
+    fn fences(&self) -> u64 {
+        self.fence.count()
     }
 
     fn shutdown(&mut self, now: Time) {
@@ -526,31 +654,34 @@ impl SwapBackend for IscsiBackend {
         self.stopping = true;
         let busy = |t: &Task| t.state == TaskState::Sent || t.shown > 0;
         let idle = !self.tasks.iter().any(busy);
-        self.end_all(StoreError::Cancelled);
         if self.link == Link::Ready && idle {
             self.start_logout(now);
         } else {
             // Closing the connection ends the session: its tasks are retained for no time at all.
             self.leave(now, Action::Abort);
         }
+        self.end_all(StoreError::Cancelled);
     }
 
     fn outstanding(&self, visit: &mut dyn FnMut(Outstanding)) {
         for task in &self.tasks[1..] {
-            let phase = match task.state {
+            let of = match task.state {
+                TaskState::Joined { leader } => &self.tasks[usize::from(leader)],
+                _ => task,
+            };
+            let phase = match of.state {
                 TaskState::Free | TaskState::Ended => continue,
                 _ if self.link != Link::Ready => Phase::Disconnected,
-                TaskState::Queued => Phase::Queued,
-                TaskState::Sent if task.shown > 0 => Phase::Queued,
-                TaskState::Sent => Phase::Sent,
+                TaskState::Sent if of.shown == 0 => Phase::Sent,
+                _ => Phase::Queued,
             };
             visit(Outstanding {
                 id: task.id,
                 first: task.first,
                 pages: task.pages.len() as u32,
-                verb: task.verb(),
+                verb: of.verb(),
                 tag_name: "ITT",
-                tag: task.tag,
+                tag: of.tag,
                 phase,
             });
         }
@@ -568,9 +699,18 @@ impl Default for Task {
             len: 0,
             pages: ArrayVec::new(),
             deadline: None,
-            seq: 0,
+            turn: Turn::default(),
+            next: NONE,
+            alone: false,
+            may_conflict: false,
+            touches: false,
+            on_wire: false,
             tag: 0,
-            sent_at: Time::ZERO,
+            cmd_sn: 0,
+            due: Time::MAX,
+            sent_over: 0,
+            ending: None,
+            stale: false,
             retry_at: Time::ZERO,
             backoff: Span::ZERO,
             received: 0,
@@ -579,6 +719,7 @@ impl Default for Task {
             asked_to: 0,
             bursts: 0,
             shown: 0,
+            timeouts: 0,
             garbage: 0,
             retries: 0,
             outcome: Err(StoreError::Cancelled),

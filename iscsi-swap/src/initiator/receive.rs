@@ -3,9 +3,13 @@
 //! A header is checked before a byte of its data is taken, so that data never lands in a page that
 //! it does not belong to. The effects of a PDU follow when all of it has arrived.
 
-use netswap_net::Action;
+use std::io::IoSliceMut;
+
+use netswap_net::{Action, RecvVec};
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 
+use super::merge::{each_slice, locate, show_pages};
+use super::notice::RejectReason;
 use super::send::{Burst, R2TS_MAX};
 use super::task::{PROBE, TAG_BITS, Task, TaskState};
 use super::verdict::Ending;
@@ -13,13 +17,12 @@ use super::{IscsiBackend, Link};
 use crate::digest::{self, Crc, DIGEST_LEN, Digests};
 use crate::login::{LOGIN_SEGMENT_MAX, LoginError};
 use crate::pdu::{
-    AsyncMessage, BHS_LEN, Bhs, DataIn, LogoutResponse, NopIn, PduError, R2t, Reject, ResponsePdu,
-    ScsiResponse, TAG_NONE, ahs_len, padding, reject,
+    BHS_LEN, Bhs, DataIn, LogoutResponse, NopIn, PduError, R2t, ResponsePdu, ScsiResponse,
+    TAG_NONE, ahs_len, opcode, padding,
 };
-use crate::scsi::Sense;
 
 /// Bytes of set-up data that are looked at.
-pub(super) const PROBE_LEN: usize = 96;
+pub(super) const PROBE_LEN: usize = 256;
 
 /// How a target broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +59,8 @@ pub(crate) enum Violation {
     Pings,
     #[error("sense data longer than its segment")]
     Sense,
-    #[error("PDU rejected by the target")]
-    Rejected,
+    #[error("PDU rejected by the target: {0}")]
+    Rejected(RejectReason),
     #[error("header digest is wrong")]
     HeaderDigest,
     #[error("data digest is wrong")]
@@ -93,7 +96,7 @@ impl Violation {
             Violation::Phase => "PDU that cannot come in this phase",
             Violation::Pings => "flood of pings",
             Violation::Sense => "sense data longer than its segment",
-            Violation::Rejected => "PDU rejected",
+            Violation::Rejected(reason) => reason.what(),
             Violation::HeaderDigest => "wrong header digest",
             Violation::DataDigest | Violation::DigestRejected => "wrong data digest",
         }
@@ -126,6 +129,8 @@ pub(super) struct Receiver {
     part: Part,
     /// Bytes of `part` that have arrived.
     at: usize,
+    /// Bytes that the transport was shown last.
+    pub(super) shown: usize,
     pad: [u8; 4],
     /// Which digests there are.
     digests: Digests,
@@ -146,6 +151,7 @@ impl Receiver {
             pdu: None,
             part: Part::Header,
             at: 0,
+            shown: 0,
             pad: [0; 4],
             digests: Digests::default(),
             digest: [0; DIGEST_LEN],
@@ -179,14 +185,11 @@ impl Receiver {
                 self.crc.update(&self.small[start + at..start + at + n]);
             }
             Part::Data { dest: Dest::Pages { task, offset }, .. } => {
-                let (mut from, end) = (offset + at, offset + at + n);
-                while from < end {
-                    let in_page = from % PAGE_SIZE;
-                    let len = (PAGE_SIZE - in_page).min(end - from);
-                    let page = tasks[task].pages[from / PAGE_SIZE].bytes();
-                    self.crc.update(&page[in_page..in_page + len]);
-                    from += len;
-                }
+                let from = offset + at;
+                each_slice(tasks, task, from, from + n, |bytes| {
+                    self.crc.update(bytes);
+                    true
+                });
             }
             Part::Padding { .. } => self.crc.update(&self.pad[at..at + n]),
             Part::Header | Part::HeaderDigest | Part::DataDigest => {}
@@ -199,27 +202,65 @@ impl Receiver {
             ResponsePdu::ScsiResponse(p) => Some(p.itt),
             ResponsePdu::DataIn(p) => Some(p.itt),
             ResponsePdu::R2t(p) => Some(p.itt),
+            // The header that was rejected.
+            ResponsePdu::Reject(p) => match self.data(p.data_len).first_chunk::<BHS_LEN>() {
+                Some(bhs) if matches!(bhs[0] & 0x3f, opcode::SCSI_COMMAND | opcode::DATA_OUT) => {
+                    Some(crate::pdu::itt_of(bhs))
+                }
+                _ => None,
+            },
             _ => None,
+        }
+    }
+
+    /// Bytes that the part at hand still lacks.
+    pub(super) fn room(&self) -> usize {
+        match self.part {
+            Part::Header => BHS_LEN - self.at,
+            Part::HeaderDigest | Part::DataDigest => DIGEST_LEN - self.at,
+            Part::Data { len, .. } | Part::Padding { len } => len - self.at,
+        }
+    }
+
+    /// Where the next bytes belong, as far as it is known: behind data without padding comes its digest, if it has
+    /// one, and a header.
+    pub(super) fn buffers<'a>(&'a mut self, tasks: &'a mut [Task], out: &mut RecvVec<'a>) {
+        match self.part {
+            Part::Data { dest: Dest::Pages { task, offset }, len } => {
+                let from = offset + self.at;
+                let past = show_pages(tasks, task, from, offset + len, out);
+                self.shown = past - from;
+                if past == offset + len && padding(len) == 0 {
+                    if self.digests.data {
+                        out.push(IoSliceMut::new(&mut self.digest));
+                        self.shown += DIGEST_LEN;
+                    }
+                    out.push(IoSliceMut::new(&mut self.bhs));
+                    self.shown += BHS_LEN;
+                }
+            }
+            _ => out.push(IoSliceMut::new(self.buffer(tasks))),
         }
     }
 
     pub(super) fn buffer<'a>(&'a mut self, tasks: &'a mut [Task]) -> &'a mut [u8] {
         let at = self.at;
-        match self.part {
-            Part::Header => &mut self.bhs[at..],
-            Part::Data { dest: Dest::Small(start), len } => {
-                &mut self.small[start + at..start + len]
-            }
+        let Receiver { shown, bhs, small, pad, digest, .. } = self;
+        let buffer = match self.part {
+            Part::Header => &mut bhs[at..],
+            Part::Data { dest: Dest::Small(start), len } => &mut small[start + at..start + len],
             Part::Data { dest: Dest::Pages { task, offset }, len } => {
-                let from = offset + at;
+                let (row, from) = locate(tasks, task, offset + at);
                 let in_page = from % PAGE_SIZE;
                 let n = (PAGE_SIZE - in_page).min(len - at);
-                let page = tasks[task].pages[from / PAGE_SIZE].bytes_mut();
+                let page = tasks[row].pages[from / PAGE_SIZE].bytes_mut();
                 &mut page[in_page..in_page + n]
             }
-            Part::Padding { len } => &mut self.pad[at..len],
-            Part::HeaderDigest | Part::DataDigest => &mut self.digest[at..],
-        }
+            Part::Padding { len } => &mut pad[at..len],
+            Part::HeaderDigest | Part::DataDigest => &mut digest[at..],
+        };
+        *shown = buffer.len();
+        buffer
     }
 
     /// The first bytes of the small buffer.
@@ -227,7 +268,7 @@ impl Receiver {
         &self.small[..len]
     }
 
-    fn data(&self, len: u32) -> &[u8] {
+    pub(super) fn data(&self, len: u32) -> &[u8] {
         &self.small[..(len as usize).min(LOGIN_SEGMENT_MAX)]
     }
 }
@@ -325,8 +366,9 @@ impl IscsiBackend {
             ResponsePdu::Logout(logout) if Some(logout.itt) != self.logout_tag => {
                 return Err(Violation::Tag);
             }
-            // None was ever asked for.
-            ResponsePdu::TaskManagement(_) => return Err(Violation::Tag),
+            ResponsePdu::TaskManagement(answer) if !self.is_tmf(answer.itt) => {
+                return Err(Violation::Tag);
+            }
             _ => {}
         }
         if len > LOGIN_SEGMENT_MAX { Err(Violation::DataSegmentLength) } else { Ok(Dest::Small(0)) }
@@ -415,6 +457,9 @@ impl IscsiBackend {
         self.window.update(sns.exp_cmd_sn, sns.max_cmd_sn);
         if pdu.bears_status() {
             self.exp_stat_sn = self.exp_stat_sn.wrapping_add(1);
+            if let Some(after) = self.config.ack_after {
+                self.arm(now + after);
+            }
         }
         match pdu {
             ResponsePdu::DataIn(data) => self.take_data_in(now, &data),
@@ -423,8 +468,12 @@ impl IscsiBackend {
             ResponsePdu::NopIn(nop) => self.take_nop(&nop),
             ResponsePdu::Logout(logout) => self.take_logout(now, &logout),
             ResponsePdu::Async(message) => self.take_async(now, &message),
-            ResponsePdu::Reject(reject) => self.take_reject(&reject),
-            ResponsePdu::TaskManagement(_) | ResponsePdu::Login(_) => Err(Violation::Phase),
+            ResponsePdu::Reject(reject) => self.take_reject(now, &reject),
+            ResponsePdu::TaskManagement(answer) => {
+                self.take_task_management(now, answer.response);
+                Ok(())
+            }
+            ResponsePdu::Login(_) => Err(Violation::Phase),
         }
     }
 
@@ -461,7 +510,7 @@ impl IscsiBackend {
         task.received += data.data_len;
         task.data_sn = task.data_sn.wrapping_add(1);
         // A command that moves is not overdue.
-        task.sent_at = now;
+        task.due = now + self.config.request_timeout;
         let Some(status) = data.status else { return Ok(()) };
         let ending = Ending {
             response: 0,
@@ -476,14 +525,7 @@ impl IscsiBackend {
 
     fn take_response(&mut self, now: Time, response: &ScsiResponse) -> Result<(), Violation> {
         let index = self.sent_task(response.itt)?;
-        let data = self.rx.data(response.data_len);
-        let sense = match data {
-            [] | [_] => None,
-            [high, low, rest @ ..] => {
-                let len = usize::from(u16::from_be_bytes([*high, *low]));
-                Sense::parse(rest.get(..len).ok_or(Violation::Sense)?)
-            }
-        };
+        let sense = self.sense(response.data_len)?;
         let ending = Ending {
             response: response.response,
             status: response.status,
@@ -501,7 +543,7 @@ impl IscsiBackend {
         task.r2t_sn = task.r2t_sn.wrapping_add(1);
         task.asked_to += r2t.len;
         task.bursts += 1;
-        task.sent_at = now;
+        task.due = now + self.config.request_timeout;
         self.stats.r2ts += 1;
         let burst = Burst {
             task: index as u16,
@@ -531,40 +573,7 @@ impl IscsiBackend {
         Ok(())
     }
 
-    /// Section 11.9.1: what the target announces.
-    fn take_async(&mut self, now: Time, message: &AsyncMessage) -> Result<(), Violation> {
-        tracing::debug!(server = %self.label, event = message.event, "asynchronous message");
-        match message.event {
-            // A logout is wanted; or a negotiation, which a new login is too.
-            1 | 4 => self.start_logout(now),
-            // The target drops the connection, or all of the session's.
-            2 | 3 => {
-                self.wait_before_connect(now, message.parameter2);
-                self.leave(now, Action::Abort);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Only a ping may be refused without harm; a command that was is lost (section 7.3).
-    fn take_reject(&mut self, message: &Reject) -> Result<(), Violation> {
-        let is_ping = |bytes: &[u8]| {
-            bytes.get(16..20).and_then(|t| t.try_into().ok()).map(u32::from_be_bytes)
-                == self.ping_tag
-        };
-        let rejected = self.rx.data(message.data_len);
-        if message.reason == reject::TOO_MANY_IMMEDIATE && is_ping(rejected) {
-            self.ping_tag = None;
-            return Ok(());
-        }
-        Err(match message.reason {
-            reject::DATA_DIGEST => Violation::DigestRejected,
-            _ => Violation::Rejected,
-        })
-    }
-
-    fn wait_before_connect(&mut self, now: Time, seconds: u16) {
+    pub(super) fn wait_before_connect(&mut self, now: Time, seconds: u16) {
         // A wait that a target asks for is bounded as DefaultTime2Wait is (13.15).
         self.not_before = now + Span::from_secs(u64::from(seconds.min(3600)));
     }

@@ -1,18 +1,25 @@
 //! What goes out, and in which order: answers and pings first, then data that the target waits for,
 //! then commands as far as its window allows.
 
+use arrayvec::ArrayVec;
 use netswap_net::SendVec;
-use netswap_reserve::{PAGE_SIZE, Time};
-use netswap_swap::PageVec;
+use netswap_reserve::Time;
 
-use super::task::{PROBE, Task, TaskState};
-use super::{IscsiBackend, Link, WritePolicy};
+use super::merge::push_pages;
+use super::receive::Violation;
+use super::task::{PROBE, Step, Task, TaskState};
+use super::unit::{Durability, shortest};
+use super::{IscsiBackend, Link};
 use crate::login::{InitiatorLogin, stage};
 use crate::pdu::{DataOut, LoginRequest, LogoutRequest, NopOut, ScsiCommand, TAG_NONE, lun_bytes};
-use crate::tx::TxPdu;
+use crate::tx::{RING, TxPdu};
 
 /// R2Ts that are remembered for one command, whatever was negotiated.
 pub(super) const R2TS_MAX: u32 = 64;
+
+/// With overtaking: bytes in the ring from which on it is not filled up, for nothing overtakes what is in it. Picked by
+/// eye: two requests of the longest kind.
+const RING_BYTES: usize = 128 * 1024;
 
 /// The data of a PDU in the ring.
 #[derive(Clone, Copy, Debug)]
@@ -50,17 +57,25 @@ impl IscsiBackend {
     }
 
     fn fill(&mut self, now: Time) {
-        while self.tx.free() > 0 {
+        let bound = if self.config.overtakes_max > 0 { RING_BYTES } else { usize::MAX };
+        while self.tx.free() > 0 && self.tx.bytes() < bound {
             let sent = match self.link {
                 Link::Login => self.send_login(),
                 Link::Probe => {
-                    self.send_pong() || self.send_ping(now) || self.send_command(now, Some(PROBE))
+                    self.send_pong()
+                        || self.send_ping(now)
+                        // The window may be shut until what was sent before is done.
+                        || self.send_burst()
+                        || self.send_command(now, Some(PROBE))
                 }
                 Link::Ready => {
                     self.send_pong()
                         || self.send_ping(now)
+                        || self.send_tmf()
+                        || self.send_read_first(now)
                         || self.send_burst()
                         || self.send_command(now, None)
+                        || self.send_ack()
                 }
                 Link::LoggingOut => self.send_logout(),
                 _ => false,
@@ -75,6 +90,7 @@ impl IscsiBackend {
         if !std::mem::take(&mut self.login_due) {
             return false;
         }
+        let exp_stat_sn = self.ack();
         let nsg = self.login.nsg();
         let data_len = self.login.text().len() as u32;
         let bhs = LoginRequest {
@@ -89,12 +105,44 @@ impl IscsiBackend {
             itt: self.login_tag,
             cid: 0,
             cmd_sn: self.window.next(),
-            exp_stat_sn: self.exp_stat_sn,
+            exp_stat_sn,
             data_len,
         }
         .build();
         self.tx.push(TxPdu::new(bhs, TxData::Login, data_len));
         true
+    }
+
+    /// What was received is acknowledged by the PDU that carries this.
+    pub(super) fn ack(&mut self) -> u32 {
+        self.acked_stat_sn = self.exp_stat_sn;
+        self.ack_due = false;
+        self.exp_stat_sn
+    }
+
+    /// Acknowledges by a NOP-Out that asks for nothing, when there is nothing else to send (section 11.18).
+    fn send_ack(&mut self) -> bool {
+        if !std::mem::take(&mut self.ack_due) || self.acked_stat_sn == self.exp_stat_sn {
+            return false;
+        }
+        self.stats.acks += 1;
+        self.push_nop([0; 8], TAG_NONE, TAG_NONE);
+        true
+    }
+
+    /// A command that reads, before data of writes that the target has asked for. Data that goes unsolicited is not
+    /// overtaken (section 4.2.5.2).
+    fn send_read_first(&mut self, now: Time) -> bool {
+        if self.passes >= self.config.overtakes_max
+            || self.bursts.is_empty()
+            || self.bursts.iter().any(|burst| burst.ttt == TAG_NONE)
+            || !self.window.is_open()
+        {
+            return false;
+        }
+        let Some(index) = self.next_in_line(now, true) else { return false };
+        self.passes += 1;
+        self.issue(now, index)
     }
 
     fn send_pong(&mut self) -> bool {
@@ -118,13 +166,14 @@ impl IscsiBackend {
     }
 
     fn push_nop(&mut self, lun: [u8; 8], itt: u32, ttt: u32) {
+        let exp_stat_sn = self.ack();
         let nop = NopOut {
             immediate: true,
             lun,
             itt,
             ttt,
             cmd_sn: self.window.next(),
-            exp_stat_sn: self.exp_stat_sn,
+            exp_stat_sn,
             data_len: 0,
         };
         self.tx.push(TxPdu::new(nop.build(), TxData::None, 0));
@@ -136,13 +185,14 @@ impl IscsiBackend {
         }
         let tag = self.make_tag(self.tasks.len());
         self.logout_tag = Some(tag);
+        let exp_stat_sn = self.ack();
         let logout = LogoutRequest {
             immediate: true,
             reason: 0,
             itt: tag,
             cid: 0,
             cmd_sn: self.window.next(),
-            exp_stat_sn: self.exp_stat_sn,
+            exp_stat_sn,
         };
         self.tx.push(TxPdu::new(logout.build(), TxData::None, 0));
         true
@@ -151,6 +201,7 @@ impl IscsiBackend {
     /// The next Data-Out of the oldest burst. Unsolicited bursts are in the order of their commands,
     /// and no later command overtakes them (section 4.2.5.2).
     fn send_burst(&mut self) -> bool {
+        let exp_stat_sn = self.exp_stat_sn;
         let Some(burst) = self.bursts.front_mut() else { return false };
         let len = burst.len.min(self.params.recv_peer);
         let last = len == burst.len;
@@ -161,7 +212,7 @@ impl IscsiBackend {
             lun,
             itt: task.tag,
             ttt: burst.ttt,
-            exp_stat_sn: self.exp_stat_sn,
+            exp_stat_sn,
             data_sn: burst.data_sn,
             offset: burst.offset,
             data_len: len,
@@ -176,6 +227,8 @@ impl IscsiBackend {
             self.bursts.pop_front();
         }
         self.tx.push(TxPdu::new(pdu.build(), data, len));
+        self.passes = 0;
+        self.ack();
         true
     }
 
@@ -184,15 +237,32 @@ impl IscsiBackend {
         if !self.window.is_open() {
             return false;
         }
-        let Some(index) = self.next_command(now, only) else { return false };
+        match self.next_command(now, only) {
+            Some(index) => self.issue(now, index),
+            None => false,
+        }
+    }
+
+    /// Sends the command of task `index`, which is in no queue. The window is open.
+    fn issue(&mut self, now: Time, index: usize) -> bool {
         let Some(cmd_sn) = self.window.take() else { return false };
         self.tasks[index].tag = self.make_tag(index);
-        let fua = self.config.write_policy == WritePolicy::Fua;
+        let fua = self.unit.durability(self.config.write_policy) == Durability::Fua;
         let params = self.params;
+        let exp_stat_sn = self.ack();
+        if self.tasks[index].writes() {
+            let connection = self.connection;
+            self.each_member(index, |this, row| this.tasks[row].sent_over = connection);
+        }
+        if index != PROBE {
+            self.tasks[index].on_wire = true;
+            self.wire += 1;
+        }
         let task = &mut self.tasks[index];
         task.rewind();
         task.state = TaskState::Sent;
-        task.sent_at = now;
+        task.cmd_sn = cmd_sn;
+        task.due = now + self.config.request_timeout;
         task.shown += 1;
         let writes = task.writes();
         let first_burst = task.len.min(params.first_burst());
@@ -216,8 +286,8 @@ impl IscsiBackend {
             itt: task.tag,
             expected: if reads || writes { task.len } else { 0 },
             cmd_sn,
-            exp_stat_sn: self.exp_stat_sn,
-            cdb: task.cdb(self.block_size, fua).build(),
+            exp_stat_sn,
+            cdb: shortest(task.cdb(self.unit.block_size, fua).build()),
             data_len: immediate,
         }
         .build();
@@ -237,18 +307,29 @@ impl IscsiBackend {
             let task = &self.tasks[index];
             return (task.state == TaskState::Queued && task.retry_at <= now).then_some(index);
         }
-        let may_go = |q: &u16| {
-            let task = &self.tasks[usize::from(*q)];
-            let earlier = |t: &Task| t.is_active() && t.seq < task.seq;
-            task.retry_at <= now && !self.tasks[1..].iter().any(|t| earlier(t) && t.conflicts(task))
-        };
-        let at = self.queue.iter().position(may_go)?;
+        if self.queues {
+            let sync = self.syncs.pop_front().map(usize::from);
+            return sync.or_else(|| self.next_in_line(now, false));
+        }
+        let at = (0..self.queue.len()).find(|at| self.may_go(now, usize::from(self.queue[*at])))?;
         self.queue.remove(at).map(usize::from)
     }
 
+    /// The write of `index` is done, and not durable: its SYNCHRONIZE CACHE is to follow.
+    pub(super) fn enqueue_sync(&mut self, index: usize) {
+        self.tasks[index].step = Step::Sync;
+        if self.queues {
+            self.tasks[index].state = TaskState::Queued;
+            self.syncs.push_back(index as u16);
+        } else {
+            self.enqueue(index);
+        }
+    }
+
     /// `n` bytes of what was shown are with the transport.
-    pub(super) fn take_sent(&mut self, n: usize) {
+    pub(super) fn take_sent(&mut self, now: Time, n: usize) -> Result<(), Violation> {
         let (tasks, done) = (&mut self.tasks, &mut self.done);
+        let mut drained: ArrayVec<u16, RING> = ArrayVec::new();
         self.tx.sent(n, |pdu| {
             let TxData::Task { task: index, .. } = pdu.data else { return };
             let task = &mut tasks[usize::from(index)];
@@ -256,7 +337,17 @@ impl IscsiBackend {
             if task.shown == 0 && task.state == TaskState::Ended {
                 done.push_back(index);
             }
+            if task.shown == 0 && task.ending.is_some() {
+                drained.push(index);
+            }
         });
+        for index in drained {
+            let index = usize::from(index);
+            if let Some(ending) = self.tasks[index].ending.take() {
+                self.conclude(now, index, ending)?;
+            }
+        }
+        Ok(())
     }
 
     /// Shows the ring: headers, and slices of the pages themselves.
@@ -280,23 +371,8 @@ fn push_data<'a>(
             out.try_push(&text[from..]).is_ok()
         }
         TxData::Task { task, offset } => {
-            let pages = &tasks[usize::from(task)].pages;
             let end = offset as usize + pdu.data_len as usize;
-            push_pages(pages, offset as usize + from, end, out)
+            push_pages(tasks, usize::from(task), offset as usize + from, end, out)
         }
     }
-}
-
-/// Appends the bytes `from..end` of `pages` as slices; whether all fitted.
-fn push_pages<'a>(pages: &'a PageVec, mut from: usize, end: usize, out: &mut SendVec<'a>) -> bool {
-    while from < end {
-        let at = from % PAGE_SIZE;
-        let len = (PAGE_SIZE - at).min(end - from);
-        let page = pages[from / PAGE_SIZE].bytes();
-        if out.try_push(&page[at..at + len]).is_err() {
-            return false;
-        }
-        from += len;
-    }
-    true
 }

@@ -1,11 +1,12 @@
 //! The connection: opening, timers, and what happens when it ends.
 
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
 
 use super::receive::Violation;
 use super::task::{PROBE, Step, TaskState};
+use super::task_management::ABORTS_MAX;
 use super::{IscsiBackend, Link};
 
 impl Session for IscsiBackend {
@@ -15,6 +16,7 @@ impl Session for IscsiBackend {
         }
         self.rx.reset();
         self.last_heard = now;
+        self.connection += 1;
         self.start_login(now);
     }
 
@@ -45,22 +47,36 @@ impl Session for IscsiBackend {
     }
 
     fn recv_buffer(&mut self) -> &mut [u8] {
-        match self.link {
-            Link::Login | Link::Probe | Link::Ready | Link::LoggingOut => {
-                self.rx.buffer(&mut self.tasks)
-            }
-            _ => &mut [],
+        if !self.is_receiving() {
+            return &mut [];
+        }
+        self.rx.buffer(&mut self.tasks)
+    }
+
+    fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        if self.is_receiving() {
+            self.rx.buffers(&mut self.tasks, out);
         }
     }
 
     fn handle_received(&mut self, now: Time, n: usize) {
-        assert!(n <= self.recv_buffer().len(), "more was received than there was room for");
-        if n == 0 {
-            return;
+        assert!(n <= self.rx.shown, "more was received than there was room for");
+        self.rx.shown = 0;
+        if n > 0 {
+            self.last_heard = now;
         }
-        self.last_heard = now;
-        if let Err(violation) = self.receive(now, n) {
-            self.drop_garbage(now, violation);
+        let mut left = n;
+        while left > 0 {
+            // What follows the end of a connection is nobody's.
+            if !self.is_receiving() {
+                return;
+            }
+            let step = left.min(self.rx.room());
+            left -= step;
+            if let Err(violation) = self.receive(now, step) {
+                self.drop_garbage(now, violation);
+                return;
+            }
         }
     }
 
@@ -69,8 +85,10 @@ impl Session for IscsiBackend {
         self.show(out);
     }
 
-    fn handle_sent(&mut self, _now: Time, n: usize) {
-        self.take_sent(n);
+    fn handle_sent(&mut self, now: Time, n: usize) {
+        if let Err(violation) = self.take_sent(now, n) {
+            self.drop_garbage(now, violation);
+        }
     }
 
     fn poll_action(&mut self, now: Time) -> Option<Action> {
@@ -101,6 +119,10 @@ impl Session for IscsiBackend {
 }
 
 impl IscsiBackend {
+    fn is_receiving(&self) -> bool {
+        matches!(self.link, Link::Login | Link::Probe | Link::Ready | Link::LoggingOut)
+    }
+
     pub(super) fn enter(&mut self, now: Time, link: Link) {
         self.link = link;
         self.since = now;
@@ -139,9 +161,18 @@ impl IscsiBackend {
         self.ping_tag = None;
         self.logout_due = false;
         self.logout_tag = None;
+        self.ack_due = false;
+        self.tmf = None;
+        self.passes = 0;
+        while let Some(index) = self.syncs.pop_front() {
+            self.take_apart(usize::from(index), Self::enqueue);
+        }
         for index in 0..self.tasks.len() {
             let task = &mut self.tasks[index];
             task.bursts = 0;
+            task.ending = None;
+            task.stale = false;
+            task.timeouts = 0;
             let shown = std::mem::take(&mut task.shown);
             task.retry_at = Time::ZERO;
             // A target that restarts loses its cache, so a write whose SYNCHRONIZE CACHE is
@@ -149,10 +180,11 @@ impl IscsiBackend {
             task.step = Step::Command;
             match task.state {
                 TaskState::Sent if index == PROBE => task.state = TaskState::Free,
-                TaskState::Sent => {
-                    self.stats.reissued += 1;
-                    self.enqueue(index);
-                }
+                TaskState::Sent => self.take_apart(index, |this, row| {
+                    this.stats.reissued += 1;
+                    this.tasks[row].step = Step::Command;
+                    this.enqueue(row);
+                }),
                 TaskState::Ended if shown > 0 => self.done.push_back(index as u16),
                 _ => {}
             }
@@ -173,19 +205,19 @@ impl IscsiBackend {
         let blamed = self.rx.tag().and_then(|tag| self.sent_task(tag).ok());
         let ready = self.link == Link::Ready;
         for index in 1..self.tasks.len() {
+            let of = match self.tasks[index].state {
+                TaskState::Joined { leader } => usize::from(leader),
+                _ => index,
+            };
+            let is_sent = self.tasks[of].state == TaskState::Sent;
             let task = &mut self.tasks[index];
             let counts = task.is_active()
                 && match blamed {
-                    Some(one) => one == index,
+                    Some(one) => one == of,
                     // Without a session every request suffers.
-                    None => !ready || task.state == TaskState::Sent,
+                    None => !ready || is_sent,
                 };
-            if counts {
-                task.garbage += 1;
-                if task.garbage >= limit {
-                    self.end(index, Err(StoreError::Garbage { what }));
-                }
-            }
+            task.garbage += u8::from(counts);
         }
         if self.state == BackendState::Starting {
             self.setup_garbage += 1;
@@ -194,13 +226,22 @@ impl IscsiBackend {
             }
         }
         self.leave(now, Action::Abort);
+        for index in 1..self.tasks.len() {
+            if self.tasks[index].is_active() && self.tasks[index].garbage >= limit {
+                self.end(index, Err(StoreError::Garbage { what }));
+            }
+        }
     }
 
     fn expire(&mut self, now: Time) {
         let timeout = self.config.request_timeout;
+        self.unsorted = true;
         let mut overdue = false;
-        for index in 1..self.tasks.len() {
-            let task = &self.tasks[index];
+        let mut aborts = false;
+        let mut ends = false;
+        // A connection over which nothing comes is not worth asking.
+        let silent = self.last_heard + timeout <= now;
+        for task in &self.tasks[1..] {
             if !task.is_active() {
                 continue;
             }
@@ -208,14 +249,22 @@ impl IscsiBackend {
             if task.deadline.is_some_and(|d| d <= now) {
                 // It may still be carried out: dropping the connection, and reinstating the session
                 // before anything else is sent, makes sure that it is not carried out late.
-                overdue |= sent;
-                self.end(index, Err(StoreError::TimedOut));
-            } else {
-                overdue |= sent && task.sent_at + timeout <= now;
+                overdue |= sent || !task.is_single();
+                ends = true;
+            } else if sent && task.due <= now {
+                let may = self.config.task_management && self.link == Link::Ready && !silent;
+                let abort = may && task.shown == 0 && task.timeouts < ABORTS_MAX;
+                aborts |= abort;
+                overdue |= !abort;
             }
         }
+        overdue |= self.tmf.is_some_and(|tmf| tmf.due <= now);
         let probe = &self.tasks[PROBE];
-        overdue |= probe.state == TaskState::Sent && probe.sent_at + timeout <= now;
+        overdue |= probe.state == TaskState::Sent && probe.due <= now;
+        if let Some(after) = self.config.ack_after {
+            self.ack_due |=
+                self.acked_stat_sn != self.exp_stat_sn && self.last_heard + after <= now;
+        }
         let waited = now.since(self.since) >= timeout;
         match self.link {
             Link::Connecting | Link::Login | Link::LoggingOut if waited => overdue = true,
@@ -232,6 +281,14 @@ impl IscsiBackend {
             tracing::debug!(server = %self.label, "no answer in time, dropping the connection");
             self.stats.timeouts += 1;
             self.leave(now, Action::Abort);
+        } else if aborts {
+            self.abort_overdue(now);
+        }
+        for index in 1..self.tasks.len() {
+            let task = &self.tasks[index];
+            if ends && task.is_active() && task.deadline.is_some_and(|d| d <= now) {
+                self.end(index, Err(StoreError::TimedOut));
+            }
         }
     }
 
@@ -261,11 +318,15 @@ impl IscsiBackend {
         let tasks = self.tasks.iter().filter(|t| t.is_active()).flat_map(|t| {
             let retry = (t.retry_at > now).then_some(t.retry_at);
             match t.state {
-                TaskState::Sent => [t.deadline, Some(t.sent_at + timeout)],
+                // One that is overdue waits for the answer to a task management function.
+                TaskState::Sent => [t.deadline, Some(t.due).filter(|due| *due > now)],
                 _ => [t.deadline, retry],
             }
         });
-        tasks.flatten().chain(link).min()
+        let session = matches!(self.link, Link::Probe | Link::Ready);
+        let unacked = session && self.acked_stat_sn != self.exp_stat_sn && !self.ack_due;
+        let ack = self.config.ack_after.filter(|_| unacked).map(|after| self.last_heard + after);
+        tasks.flatten().chain(link).chain(ack).chain(self.tmf.map(|tmf| tmf.due)).min()
     }
 
     /// The next wait doubles, up to the limit.

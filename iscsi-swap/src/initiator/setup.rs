@@ -3,16 +3,17 @@
 use std::net::SocketAddr;
 
 use netswap_net::Action;
-use netswap_reserve::{PAGE_SIZE, Span, Time};
+use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
 
 use super::receive::{PROBE_LEN, Violation};
 use super::task::{Kind, PROBE, ProbeStep, Step, Task, TaskState};
+use super::unit::{Unit, capacity_10, identity, modes, transfer_blocks};
 use super::{IscsiBackend, Link};
 use crate::login::{LoginError, LoginStep, REDIRECTS_MAX, login_status};
 use crate::pdu::LoginResponse;
 use crate::scsi::Sense;
-use crate::scsi::data::{CAPACITY_LEN, Capacity, is_disk};
+use crate::scsi::data::{CAPACITY_LEN, Capacity, INQUIRY_LEN, is_disk};
 use crate::window::CmdWindow;
 
 impl IscsiBackend {
@@ -51,7 +52,12 @@ impl IscsiBackend {
                 self.stats.logins += 1;
                 self.redirects = 0;
                 self.login_error = None;
+                // The target has terminated what came over an earlier connection (section 6.3.5).
+                if self.fence.prove(self.connection - 1) {
+                    tracing::info!(server = %self.label, "session reinstated: no late copies");
+                }
                 self.enter(now, Link::Probe);
+                self.tasks[PROBE].retries = 0;
                 self.probe(ProbeStep::Ready);
             }
             Ok(LoginStep::Moved { to, permanent }) => self.redirected(now, to, permanent),
@@ -104,16 +110,26 @@ impl IscsiBackend {
     /// Asks the unit the next question.
     pub(super) fn probe(&mut self, step: ProbeStep) {
         let len = match step {
-            ProbeStep::Ready => 0,
-            ProbeStep::Inquiry => PROBE_LEN,
+            ProbeStep::Ready => {
+                self.probed = Unit::default();
+                self.probe_again = false;
+                0
+            }
+            ProbeStep::Inquiry => INQUIRY_LEN,
             ProbeStep::Capacity => CAPACITY_LEN,
+            ProbeStep::Capacity10 => 8,
+            ProbeStep::Identity | ProbeStep::Limits => 252,
+            ProbeStep::Caching => 192,
         };
+        let before = &self.tasks[PROBE];
         self.tasks[PROBE] = Task {
             kind: Kind::Probe(step),
             step: Step::Command,
             len: len as u32,
             state: TaskState::Queued,
-            shown: self.tasks[PROBE].shown,
+            shown: before.shown,
+            // Those of all questions: a unit that changes all the time is not for use.
+            retries: before.retries,
             ..Task::default()
         };
     }
@@ -123,6 +139,9 @@ impl IscsiBackend {
         let received = self.tasks[PROBE].received as usize;
         let data = &data[..received.min(PROBE_LEN)];
         self.tasks[PROBE].state = TaskState::Free;
+        if self.probe_again {
+            return self.probe(ProbeStep::Ready);
+        }
         match step {
             ProbeStep::Ready => self.probe(ProbeStep::Inquiry),
             ProbeStep::Inquiry if is_disk(data) => self.probe(ProbeStep::Capacity),
@@ -130,18 +149,51 @@ impl IscsiBackend {
                 let code = Sense::NO_SUCH_LUN.code();
                 self.probe_refused(now, StoreError::Refused { code });
             }
-            ProbeStep::Capacity => match Capacity::parse(data) {
-                Some(capacity) => self.unit_ready(now, capacity),
-                None => {
+            ProbeStep::Capacity | ProbeStep::Capacity10 => {
+                let capacity = match step {
+                    ProbeStep::Capacity => Capacity::parse(data).map(|c| (c.blocks, c.block_size)),
+                    _ => capacity_10(data),
+                };
+                let Some((blocks, block_size)) = capacity else {
                     let what = "READ CAPACITY data too short";
-                    self.probe_refused(now, StoreError::Garbage { what });
+                    return self.probe_refused(now, StoreError::Garbage { what });
+                };
+                (self.probed.blocks, self.probed.block_size) = (blocks, block_size);
+                if self.config.examine {
+                    self.probe(ProbeStep::Identity);
+                } else {
+                    self.unit_ready(now);
                 }
-            },
+            }
+            ProbeStep::Identity => {
+                self.probed.identity = identity(data);
+                self.probe(ProbeStep::Limits);
+            }
+            ProbeStep::Limits => {
+                self.probed.transfer_blocks = transfer_blocks(data);
+                self.probe(ProbeStep::Caching);
+            }
+            ProbeStep::Caching => {
+                self.probed.modes = modes(data);
+                self.unit_ready(now);
+            }
+        }
+    }
+
+    /// A question was refused. Some need no answer.
+    pub(super) fn probe_failed(&mut self, now: Time, step: ProbeStep, error: StoreError) {
+        self.tasks[PROBE].state = TaskState::Free;
+        match (step, error) {
+            (ProbeStep::Capacity, StoreError::Refused { .. }) => self.probe(ProbeStep::Capacity10),
+            (ProbeStep::Identity, StoreError::Refused { .. }) => self.probe(ProbeStep::Limits),
+            (ProbeStep::Limits, StoreError::Refused { .. }) => self.probe(ProbeStep::Caching),
+            (ProbeStep::Caching, StoreError::Refused { .. }) => self.unit_ready(now),
+            _ => self.probe_refused(now, error),
         }
     }
 
     /// The unit cannot be used as it is now.
-    pub(super) fn probe_refused(&mut self, now: Time, error: StoreError) {
+    fn probe_refused(&mut self, now: Time, error: StoreError) {
         self.tasks[PROBE].state = TaskState::Free;
         if self.state == BackendState::Starting {
             return self.fail(now, error);
@@ -151,24 +203,25 @@ impl IscsiBackend {
         self.leave(now, Action::Abort);
     }
 
-    fn unit_ready(&mut self, now: Time, capacity: Capacity) {
-        let size = capacity.block_size;
-        let page = PAGE_SIZE as u32;
-        if size < 512 || size > page || !page.is_multiple_of(size) {
-            return self
-                .fail(now, StoreError::Garbage { what: "block size that pages do not fit" });
+    fn unit_ready(&mut self, now: Time) {
+        let unit = self.probed;
+        let slots = match unit.slots() {
+            Ok(slots) => slots,
+            Err(error) => return self.fail(now, error),
+        };
+        if self.config.writable && unit.modes.is_some_and(|modes| modes.write_protected) {
+            return self.fail(now, StoreError::ReadOnly);
         }
-        let slots = capacity.blocks / u64::from(page / size);
-        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
-        match self.state {
-            BackendState::Starting => self.state = BackendState::Ready { slots },
+        if self.state == BackendState::Starting {
+            self.state = BackendState::Ready { slots };
+            self.unit = unit;
+        } else if let Some(what) = unit.differs(&self.unit) {
             // A unit that changed is another unit: its content is not ours.
-            BackendState::Ready { slots: before } if slots < before || size != self.block_size => {
-                return self.fail(now, StoreError::OutOfRange { slot: slots.min(before) });
-            }
-            _ => {}
+            return self.fail(now, StoreError::Changed { what });
         }
-        self.block_size = size;
+        // How it is to be written may change; how much it takes at once was told to the submitter.
+        self.unit.modes = unit.modes;
+        self.tasks[PROBE].retries = 0;
         self.setup_garbage = 0;
         self.backoff = self.config.backoff_min;
         // Section 13.15: how long a reconnect waits after a connection that was not logged out.

@@ -1,15 +1,20 @@
 //! What the end of a command means for its request.
 
-use netswap_reserve::Time;
+use netswap_reserve::{Span, Time};
 use netswap_swap::{StoreError, Stored};
 
 use super::receive::{PROBE_LEN, Violation};
-use super::task::{Kind, Step, Task};
-use super::{IscsiBackend, Link, WritePolicy};
+use super::task::{Kind, ProbeStep, Step, Task, TaskState};
+use super::unit::Durability;
+use super::{IscsiBackend, Link};
 use crate::scsi::{Sense, status};
 
 /// Times in a row that a condition which should pass may be met before the request fails.
 const RETRIES_MAX: u8 = 16;
+
+/// How long a command may stay unanswered when its unit was reset: longer than an answer that is under way. Picked by
+/// eye.
+const RESET_GRACE: Span = Span::from_secs(1);
 
 /// How a target ended a command.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +48,11 @@ impl IscsiBackend {
         ending: Ending,
     ) -> Result<(), Violation> {
         let verdict = judge(&self.tasks[index], &ending)?;
+        self.drop_bursts(index);
+        if !self.tasks[index].is_single() && self.tasks[index].shown > 0 {
+            self.tasks[index].ending = Some(ending);
+            return Ok(());
+        }
         match (ending.status, ending.sense) {
             (status::BUSY | status::TASK_SET_FULL, _) => self.stats.busy += 1,
             (status::CHECK_CONDITION, Some(Sense { key: 6, .. })) => {
@@ -50,9 +60,16 @@ impl IscsiBackend {
             }
             _ => {}
         }
-        self.drop_bursts(index);
+        self.release(index);
+        // Answered: nothing of it is carried out any more.
+        self.each_member(index, |this, row| {
+            let task = &mut this.tasks[row];
+            (task.garbage, task.timeouts, task.sent_over) = (0, 0, 0);
+        });
+        if let Some(sense) = ending.sense.filter(|sense| sense.key == 6) {
+            self.see_attention(now, sense, Some(index));
+        }
         let task = &mut self.tasks[index];
-        task.garbage = 0;
         let verdict = match verdict {
             Verdict::Again | Verdict::Later { counted: true } => {
                 task.retries += 1;
@@ -63,44 +80,101 @@ impl IscsiBackend {
         };
         match verdict {
             Verdict::Done => self.step_done(now, index),
-            Verdict::Again => {
-                self.tasks[index].step = Step::Command;
-                self.enqueue(index);
-            }
+            Verdict::Again => self.take_apart(index, |this, row| {
+                this.tasks[row].step = Step::Command;
+                this.enqueue(row);
+            }),
             Verdict::Later { .. } => {
                 let wait = self.next_backoff(self.tasks[index].backoff);
                 let task = &mut self.tasks[index];
                 task.backoff = wait;
-                task.retry_at = now + wait;
                 self.arm(now + wait);
-                self.enqueue(index);
+                self.take_apart(index, |this, row| {
+                    this.tasks[row].retry_at = now + wait;
+                    this.enqueue(row);
+                });
             }
             Verdict::Fail(error) => match self.tasks[index].kind {
-                Kind::Probe(_) => self.probe_refused(now, error),
-                _ => self.end(index, Err(error)),
+                Kind::Probe(step) => self.probe_failed(now, step, error),
+                _ if self.tasks[index].is_single() => self.end(index, Err(error)),
+                // Whose fault it is, is found out when each is asked for alone.
+                _ => self.take_apart(index, |this, row| {
+                    this.tasks[row].alone = true;
+                    this.tasks[row].step = Step::Command;
+                    this.enqueue(row);
+                }),
             },
         }
         Ok(())
     }
 
     fn step_done(&mut self, now: Time, index: usize) {
-        let sync = self.config.write_policy == WritePolicy::SyncCache;
+        let sync = self.unit.durability(self.config.write_policy) == Durability::Sync;
         let task = &mut self.tasks[index];
         match task.kind {
             Kind::Write if sync && task.step == Step::Command => {
-                task.step = Step::Sync;
                 task.retries = 0;
-                task.backoff = netswap_reserve::Span::ZERO;
-                self.enqueue(index);
+                task.backoff = Span::ZERO;
+                self.enqueue_sync(index);
+            }
+            Kind::Write if std::mem::take(&mut task.stale) => {
+                self.take_apart(index, |this, row| {
+                    this.tasks[row].step = Step::Command;
+                    this.enqueue(row);
+                });
             }
             // Not a replay: see the module's head.
-            Kind::Read | Kind::Write => self.end(index, Ok(Stored { replayed: false })),
+            Kind::Read | Kind::Write => {
+                self.take_apart(index, |this, row| this.end(row, Ok(Stored { replayed: false })));
+            }
             Kind::Probe(step) => {
                 debug_assert_eq!(self.link, Link::Probe);
                 let mut data = [0; PROBE_LEN];
                 data.copy_from_slice(self.rx.small_data(PROBE_LEN));
                 self.probe_done(now, step, data);
             }
+        }
+    }
+}
+
+impl IscsiBackend {
+    /// The unit tells something: by the end of command `from`, or by itself.
+    pub(super) fn see_attention(&mut self, now: Time, sense: Sense, from: Option<usize>) {
+        match (sense.asc, sense.ascq) {
+            // It was reset: its cache may be gone, and the commands that it had, without an answer.
+            (0x29, _) => {
+                let soon = now + RESET_GRACE;
+                for index in (1..self.tasks.len()).filter(|index| Some(*index) != from) {
+                    let task = &mut self.tasks[index];
+                    match task.state {
+                        TaskState::Sent => {
+                            task.stale = task.step == Step::Sync;
+                            if self.config.task_management {
+                                task.due = task.due.min(soon);
+                                self.arm(soon);
+                            }
+                        }
+                        TaskState::Queued if task.step == Step::Sync => task.stale = true,
+                        _ => {}
+                    }
+                }
+            }
+            // Its capacity, its INQUIRY data or the list of units has changed: perhaps it is another.
+            (0x2a, 0x09) | (0x3f, 0x03 | 0x0e) => self.look_again(now),
+            _ => {}
+        }
+    }
+
+    /// Asks the unit again who it is, before anything else is asked of it.
+    fn look_again(&mut self, now: Time) {
+        match self.link {
+            Link::Ready => {
+                tracing::info!(server = %self.label, "the unit says that it has changed");
+                self.enter(now, Link::Probe);
+                self.probe(ProbeStep::Ready);
+            }
+            Link::Probe => self.probe_again = true,
+            _ => {}
         }
     }
 }
@@ -130,7 +204,7 @@ fn judge_good(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
     }
     if ending.overflow {
         // The unit's blocks are not what it said they are.
-        return Ok(Verdict::Fail(StoreError::Io));
+        return Ok(Verdict::Fail(StoreError::Excess { by: ending.residual }));
     }
     let missing = if ending.underflow { ending.residual } else { 0 };
     if task.reads() {
@@ -143,7 +217,8 @@ fn judge_good(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
             return Ok(Verdict::Fail(StoreError::ShortRead { got, wanted: task.len }));
         }
     } else if task.writes() && missing > 0 {
-        return Ok(Verdict::Fail(StoreError::Io));
+        let took = task.len.saturating_sub(missing);
+        return Ok(Verdict::Fail(StoreError::ShortWrite { took, wanted: task.len }));
     }
     Ok(Verdict::Done)
 }
@@ -161,6 +236,7 @@ fn judge_sense(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
         // UNIT ATTENTION: tells something, and was not carried out.
         6 => Verdict::Again,
         7 if sense == Sense::NO_SPACE => Verdict::Fail(StoreError::NoSpace),
+        7 if sense.asc == Sense::WRITE_PROTECTED.asc => Verdict::Fail(StoreError::ReadOnly),
         // ABORTED COMMAND
         0xb => Verdict::Later { counted: true },
         _ => Verdict::Fail(refused(Some(sense))),
