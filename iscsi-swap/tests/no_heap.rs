@@ -4,9 +4,10 @@
 //! allocation planted between the same two lines; then initiator and target are pumped back to back
 //! over fixed buffers through requests of all sizes, cuts, restarts and faults.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
 
+use counting::armed;
 use netswap_iscsi::{
     ChapConfig, Credentials, Digest, InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig,
     TargetFaults, WritePolicy,
@@ -14,59 +15,6 @@ use netswap_iscsi::{
 use netswap_net::{Action, Disconnect, SendVec, Session};
 use netswap_reserve::{Gfp, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{BackendState, MemDisk, Op, PageVec, Request, RequestId, Slot, SwapBackend};
-
-thread_local! {
-    static ARMED: Cell<bool> = const { Cell::new(false) };
-    static CAUGHT: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    // At the end of a thread the cells are gone; nothing is armed then.
-    let _ = ARMED.try_with(|armed| {
-        if armed.get() {
-            CAUGHT.with(|caught| caught.set(caught.get() + 1));
-        }
-    });
-}
-
-// SAFETY: every call goes to the system's allocator as it came; counting does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `alloc_zeroed`.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `realloc`.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn armed(work: impl FnOnce()) -> u64 {
-    CAUGHT.set(0);
-    ARMED.set(true);
-    work();
-    ARMED.set(false);
-    CAUGHT.get()
-}
 
 /// A byte stream of fixed size.
 struct Wire {
@@ -141,6 +89,9 @@ impl World {
         let mut initiator = InitiatorConfig::new("10.0.0.2:3260".parse().unwrap(), iqn, 0);
         initiator.request_timeout = Span::from_secs(1);
         initiator.write_policy = policy;
+        if policy == WritePolicy::SyncCache {
+            initiator = initiator.with_all();
+        }
         if secure {
             initiator.chap = Some(ChapConfig {
                 initiator: Credentials::new("alice", b"secretpass12").unwrap(),
@@ -244,9 +195,12 @@ fn nothing_is_allocated_once_the_backend_is_ready() {
         std::hint::black_box(Box::new(7u8));
     });
     assert_eq!(planted, 1, "the allocator catches one that is planted");
-    for (policy, secure) in
-        [(WritePolicy::Fua, false), (WritePolicy::SyncCache, false), (WritePolicy::Fua, true)]
-    {
+    for (policy, secure) in [
+        (WritePolicy::Fua, false),
+        (WritePolicy::SyncCache, false),
+        (WritePolicy::Fua, true),
+        (WritePolicy::SyncCache, true),
+    ] {
         let mut world = World::new(policy, secure);
         while !matches!(world.backend.state(), BackendState::Ready { .. }) {
             world.step();
