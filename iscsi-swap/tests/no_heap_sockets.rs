@@ -1,4 +1,4 @@
-//! Goal: on sockets of the kernel too, connect, login, requests, a target that restarts and the reconnect with its login
+//! Goal: on sockets of the kernel too, connect, login with CHAP and digests, requests, a target that restarts and the reconnect with its login
 //! take no heap; and they need no page of ordinary memory: with not one free, everything outstanding ends well.
 //! Method: an allocator that counts while armed, first shown to catch a planted one. Initiator and embedded target are in
 //! one event loop on the loopback. For the second part every page that an ordinary caller can have is taken first.
@@ -7,7 +7,9 @@
 mod counting;
 
 use counting::armed;
-use netswap_iscsi::{InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig};
+use netswap_iscsi::{
+    ChapConfig, Credentials, Digest, InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig,
+};
 use netswap_net::Session;
 use netswap_net::kernel::{Clock, ConnConfig, ConnId, KernelConfig, KernelNet, ListenConfig};
 use netswap_reserve::{Frame, Gfp, PagePool, PoolConfig, Span};
@@ -28,8 +30,15 @@ struct World {
 }
 
 impl World {
-    fn new() -> World {
+    /// `secure`: with CHAP in both directions and digests.
+    fn new(secure: bool) -> World {
+        let chap = secure.then(|| ChapConfig {
+            initiator: Credentials::new("alice", b"secretpass12").unwrap(),
+            target: Credentials::new("targ", b"targetpass34"),
+        });
         let mut config = TargetConfig::new(IQN);
+        config.chap = chap.clone();
+        (config.keys.header_digest, config.keys.data_digest) = (Digest::Prefer, Digest::Prefer);
         config.max_connections = SERVED;
         config.queue_depth = 8;
         let pool = PagePool::new(PoolConfig::new(config.frames() + 64));
@@ -43,6 +52,10 @@ impl World {
         let conn = net.add_conn(ConnConfig::default()).unwrap();
         let mut config = InitiatorConfig::new(net.listener_addr(listener), IQN, 0).with_all();
         config.backoff_min = Span::from_millis(1);
+        config.chap = chap;
+        if secure {
+            (config.header_digest, config.data_digest) = (Digest::Crc32c, Digest::Crc32c);
+        }
         let backend = IscsiBackend::new(config);
         World { net, clock: Clock::new(), conn, first_served, backend, target }
     }
@@ -115,22 +128,26 @@ fn page_vecs(pool: &PagePool) -> Vec<PageVec> {
 fn nothing_is_allocated_from_the_first_connect_on() {
     let planted = armed(|| drop(std::hint::black_box(Box::new(7u8))));
     assert_eq!(planted, 1, "the allocator catches one that is planted");
-    let pool = PagePool::new(PoolConfig::new(256));
-    let mut world = World::new();
-    let mut pages = page_vecs(&pool);
-    assert_eq!(armed(|| world.start()), 0, "connect, login and the questions to the unit");
-    let planted = armed(|| {
-        world.round(&mut pages, Op::Write, false);
-        drop(std::hint::black_box(vec![1u8; 100]));
-    });
-    assert_eq!(planted, 1, "one is caught beside requests");
-    for round in 0..20 {
-        let op = if round % 2 == 0 { Op::Write } else { Op::Read };
-        let caught = armed(|| world.round(&mut pages, op, round % 3 == 0));
-        assert_eq!(caught, 0, "round {round}");
+    for secure in [false, true] {
+        let pool = PagePool::new(PoolConfig::new(256));
+        let mut world = World::new(secure);
+        let mut pages = page_vecs(&pool);
+        assert_eq!(armed(|| world.start()), 0, "connect, login and the questions to the unit");
+        let params = world.backend.params();
+        assert_eq!((params.header_digest, params.data_digest), (secure, secure));
+        let planted = armed(|| {
+            world.round(&mut pages, Op::Write, false);
+            drop(std::hint::black_box(vec![1u8; 100]));
+        });
+        assert_eq!(planted, 1, "one is caught beside requests");
+        for round in 0..20 {
+            let op = if round % 2 == 0 { Op::Write } else { Op::Read };
+            let caught = armed(|| world.round(&mut pages, op, round % 3 == 0));
+            assert_eq!(caught, 0, "round {round}, secure: {secure}");
+        }
+        let stats = world.backend.stats();
+        assert!(stats.logins >= 7 && stats.joined > 0, "{stats:?}");
     }
-    let stats = world.backend.stats();
-    assert!(stats.logins >= 7 && stats.joined > 0, "{stats:?}");
 }
 
 #[test]
@@ -138,7 +155,7 @@ fn with_no_ordinary_page_free_it_connects_logs_in_and_reconnects() {
     let mut config = PoolConfig::new(512);
     config.magazine = 0;
     let pool = PagePool::new(config);
-    let mut world = World::new();
+    let mut world = World::new(true);
     let mut pages = page_vecs(&pool);
     // All that anybody can have. What the initiator is made of exists, and its pages are given.
     let hog: Vec<Frame> = std::iter::from_fn(|| pool.alloc(Gfp::KERNEL).ok()).collect();

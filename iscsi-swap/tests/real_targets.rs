@@ -17,13 +17,9 @@ use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span};
 use netswap_swap::{
     BackendState, Op, PageVec, Request, RequestId, Slot, StoreError, SwapBackend, conformance,
 };
-use servers::{Kind, Server, skip};
+use servers::{Kind, Server};
 
 const KINDS: [Kind; 3] = [Kind::Tgt, Kind::TgtAsItComes, Kind::Istgt];
-
-fn start(kind: Kind) -> Option<Server> {
-    Server::start(kind).map_err(|why| skip(&why)).ok()
-}
 
 fn page(slot: u32, version: u8, at: usize) -> u8 {
     (slot as u8).wrapping_mul(31) ^ version ^ (at / 64) as u8
@@ -88,14 +84,14 @@ impl World {
 #[test]
 fn they_pass_the_suite_of_all_backends() {
     for kind in KINDS {
-        let Some(server) = start(kind) else { continue };
+        let Some(server) = Server::start(kind) else { continue };
         let pool = PagePool::new(PoolConfig::new(512));
         let net = RefCell::new(Net::new());
         // Each backend is an initiator of its own: it does not reinstate the session of the one before.
         let mut isid = 0;
         let make = || {
             isid += 1;
-            let mut config = config(&server);
+            let mut config = config(&server.url("disk1"));
             config.isid[5] = isid;
             net.replace(Net::new());
             IscsiBackend::new(config)
@@ -113,8 +109,8 @@ fn they_pass_the_suite_of_all_backends() {
 #[test]
 fn adjacent_requests_go_in_one_command_and_arrive() {
     for kind in KINDS {
-        let Some(server) = start(kind) else { continue };
-        let mut world = World::new(config(&server));
+        let Some(server) = Server::start(kind) else { continue };
+        let mut world = World::new(config(&server.url("disk1")));
         world.move_all(Op::Write, 2048, 1, 3, |_| ());
         let written = world.backend.stats();
         assert!(written.joined > 500, "{kind:?}: {written:?}");
@@ -140,13 +136,13 @@ fn adjacent_requests_go_in_one_command_and_arrive() {
 #[test]
 fn a_target_that_is_killed_and_comes_back_loses_no_page() {
     for kind in KINDS {
-        let Some(mut server) = start(kind) else { continue };
-        let mut world = World::new(config(&server));
+        let Some(mut server) = Server::start(kind) else { continue };
+        let mut world = World::new(config(&server.url("disk1")));
         for version in 1..4 {
             world.move_all(Op::Write, 1024, 4, version, |ended| {
                 if ended == 100 {
                     server.kill();
-                    server.run().unwrap();
+                    server.run();
                 }
             });
             world.move_all(Op::Read, 1024, 4, version, |_| ());
@@ -160,19 +156,19 @@ fn a_target_that_is_killed_and_comes_back_loses_no_page() {
 #[test]
 fn a_unit_that_is_not_there_and_a_target_that_is_unknown_are_errors() {
     for kind in KINDS {
-        let Some(server) = start(kind) else { continue };
+        let Some(server) = Server::start(kind) else { continue };
         let refused = |config: InitiatorConfig| {
             let mut backend = IscsiBackend::new(config);
             Net::new().start(&mut backend)
         };
-        let mut absent = config(&server);
+        let mut absent = config(&server.url("disk1"));
         absent.lun = 7;
         let state = refused(absent);
         assert!(
             matches!(state, BackendState::Failed(StoreError::Refused { .. })),
             "{kind:?}: {state:?}"
         );
-        let mut unknown = config(&server);
+        let mut unknown = config(&server.url("disk1"));
         unknown.target = "iqn.2026-01.test:nobody".into();
         let state = refused(unknown);
         assert!(

@@ -2,7 +2,8 @@
 
 #![allow(dead_code, unreachable_pub)]
 
-use netswap_iscsi::{InitiatorConfig, IscsiBackend};
+use netswap_iscsi::{Entropy, InitiatorConfig, IscsiBackend, IscsiUrl};
+use netswap_net::Session;
 use netswap_net::kernel::{Clock, ConnConfig, ConnId, KernelConfig, KernelNet};
 use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, SwapBackend};
@@ -28,15 +29,15 @@ impl Net {
     }
 
     /// One turn: waits for the socket, a timer, or `most`.
-    pub fn turn(&mut self, backend: &mut IscsiBackend, most: Span) {
-        // The backend was given something: it is driven first, and then waited for.
+    pub fn turn(&mut self, session: &mut impl Session, most: Span) {
+        // The session was given something: it is driven first, and then waited for.
         self.net.make_ready(self.conn);
         for wait in [Span::ZERO, most] {
             let now = self.now();
             self.net.wait(now, Some(now + wait)).unwrap();
             let now = self.now();
             while let Some(id) = self.net.next_ready(now) {
-                self.net.drive(now, id, backend);
+                self.net.drive(now, id, session);
             }
         }
     }
@@ -58,8 +59,9 @@ impl Net {
 }
 
 /// Everything on, and impatient.
-pub fn config(server: &super::servers::Server) -> InitiatorConfig {
-    let mut config = InitiatorConfig::new(server.addr(), server.iqn(), server.lun()).with_all();
-    config.backoff_min = Span::from_millis(10);
-    config
+pub fn config(url: &str) -> InitiatorConfig {
+    let url: IscsiUrl = url.parse().unwrap();
+    let chap = url.portal.credentials(|_| None).unwrap();
+    let config = url.config([127, 0, 0, 1].into(), chap, Entropy::new([0x5a; 32])).with_all();
+    InitiatorConfig { backoff_min: Span::from_millis(10), ..config }
 }

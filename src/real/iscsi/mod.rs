@@ -82,7 +82,9 @@ impl Location for Unit {
     }
 
     fn client(&self, address: IpAddr, options: &OpenOptions) -> Box<dyn RealClient> {
-        let mut config = self.url.config(address, self.chap.clone(), Entropy::new(self.seed));
+        let config = self.url.config(address, self.chap.clone(), Entropy::new(self.seed));
+        let mut config = config.with_all();
+        config.merge = options.merge;
         config.in_flight = options.in_flight.min(IN_FLIGHT_MAX);
         // Type 10b, "random" (RFC 7143 section 11.12.5): a session of the same name and number would end this one.
         let [a, b, c, d] = options.nonce.to_be_bytes();
@@ -156,7 +158,7 @@ impl RealClient for IscsiBackend {
         Counters {
             connections: stats.logins,
             resent: stats.reissued,
-            joined: 0,
+            joined: stats.joined,
             garbage: stats.garbage,
         }
     }
@@ -190,8 +192,12 @@ impl RealClient for IscsiBackend {
                 "make the LUN writable at the target"
             }
             StoreError::NoSpace => "make room at the target",
-            StoreError::Garbage { what } if what.contains("block size") => {
-                "make a LUN with blocks of 512 to 4096 bytes"
+            StoreError::BlockSize { .. } => {
+                "make a LUN with blocks of 512, 1024, 2048 or 4096 bytes"
+            }
+            StoreError::Changed { .. } => {
+                "see what was put under this LUN: nothing was written to it since; bring the old one back, or open it \
+                 anew"
             }
             StoreError::Garbage { .. } => "check that the port is that of the target",
             StoreError::TimedOut => "check that the target is not stopped",
