@@ -7,12 +7,13 @@ use netswap_net::Action;
 use netswap_reserve::Time;
 
 use super::faults::Drawn;
+use super::management::{Attentions, WAITING_MAX, Waiting};
 use super::receive::TargetRx;
 use super::send::TxData;
 use super::{CTL_MAX, TargetConfig};
 use crate::login::{Params, TargetLogin};
 use crate::pdu::{Bhs, LoginResponse, Sns, TextResponse};
-use crate::scsi::{Cdb, Sense};
+use crate::scsi::{Cdb, Sense, status};
 use crate::tx::TxRing;
 use crate::window::before;
 
@@ -38,21 +39,38 @@ pub(super) enum Phase {
 /// An answer that needs no buffer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ctl {
-    Reject { reason: u8, bhs: Bhs },
-    TaskManagement { itt: u32, response: u8 },
-    Logout { itt: u32, response: u8 },
+    Reject {
+        reason: u8,
+        bhs: Bhs,
+    },
+    /// `closes`: the connection ends behind it.
+    TaskManagement {
+        itt: u32,
+        response: u8,
+        closes: bool,
+    },
+    Logout {
+        itt: u32,
+        response: u8,
+    },
     Ping,
-    Async { event: u8, parameters: [u16; 3] },
+    Async {
+        event: u8,
+        parameters: [u16; 3],
+    },
 }
 
 /// ```text
 ///   Free --> Collecting --> Waiting --> Ready --> Sending --> Free
 ///              data          late       queued    in the ring
+///                 \-----------+--> Aborting ----------------> Free
+///                                   until data that was asked for has come
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {
     Free,
     Collecting,
+    Aborting,
     Waiting { due: Time },
     Ready,
     Sending,
@@ -95,6 +113,8 @@ pub(super) struct TaskSlot {
     pub(super) wanted: u32,
     /// Whether write data is kept; else it is thrown away, and the command ends with `outcome`.
     pub(super) keep: bool,
+    /// A PDU of its data is missing: it ends with an error when the rest has come.
+    pub(super) garbled: bool,
     /// Unsolicited data is still due; its offset and DataSN.
     pub(super) unsolicited: Option<(u32, u32)>,
     /// Bytes that have arrived or were asked for.
@@ -125,6 +145,7 @@ impl TaskSlot {
             expected: 0,
             wanted: 0,
             keep: false,
+            garbled: false,
             unsolicited: None,
             asked_to: 0,
             r2t_sn: 0,
@@ -139,6 +160,14 @@ impl TaskSlot {
 
     pub(super) fn reset(&mut self) {
         *self = TaskSlot::new();
+    }
+
+    /// A PDU of its data was lost: what comes is thrown away (RFC 7143 sections 7.8 and 7.9).
+    pub(super) fn garble(&mut self) {
+        self.garbled = true;
+        self.keep = false;
+        let (status, sense) = (status::CHECK_CONDITION, Some(Sense::DATA_LOST));
+        self.outcome = Outcome { status, sense, moved: 0, wanted: self.expected };
     }
 
     pub(super) fn is_unanswered(&self) -> bool {
@@ -174,8 +203,12 @@ pub(super) struct Conn {
     /// Slots for each R2T that may be sent.
     pub(super) r2ts: VecDeque<u16>,
     pub(super) next_ttt: u32,
-    /// For each unit, whether this session has yet to hear of its reset.
-    pub(super) attention: Vec<bool>,
+    /// For each unit, what this session has yet to hear.
+    pub(super) attention: Vec<Attentions>,
+    /// Task management that waits for data.
+    pub(super) waiting: ArrayVec<Waiting, WAITING_MAX>,
+    /// Another connection has done something to this one.
+    pub(super) stirred: bool,
     pub(super) pongs: u64,
 }
 
@@ -205,6 +238,8 @@ impl Conn {
             r2ts: VecDeque::with_capacity(slots * R2TS_MAX),
             next_ttt: 0,
             attention: Vec::new(),
+            waiting: ArrayVec::new(),
+            stirred: false,
             pongs: 0,
         }
     }
@@ -224,6 +259,7 @@ impl Conn {
         self.slots.iter_mut().for_each(TaskSlot::reset);
         self.ready.clear();
         self.r2ts.clear();
+        self.waiting.clear();
     }
 
     /// Resets the stream, if there is one.
@@ -232,6 +268,7 @@ impl Conn {
             self.reset();
             self.phase = Phase::Dead;
             self.action = Some(Action::Abort);
+            self.stirred = true;
         }
     }
 
@@ -283,6 +320,7 @@ impl Conn {
             SlotState::Waiting { due } => Some(due),
             _ => None,
         };
-        self.slots.iter().filter_map(due).min()
+        let late = self.slots.iter().filter_map(due).min();
+        late.into_iter().chain(self.patience_ends()).min()
     }
 }

@@ -29,6 +29,51 @@ pub struct TargetFaults {
     pub data_digest_ppm: u32,
 }
 
+macro_rules! named_faults {
+    ($($name:literal => $field:ident,)*) => {
+        /// Names of the faults, as a command line spells them.
+        pub const FAULT_NAMES: &[&str] = &[$($name),*];
+
+        impl TargetFaults {
+            /// Makes the fault `name` happen at `ppm` of a million commands.
+            ///
+            /// ```
+            /// let mut faults = netswap_iscsi::TargetFaults::default();
+            /// faults.set("busy", 1000).unwrap();
+            /// assert_eq!(faults.busy_ppm, 1000);
+            /// assert!(faults.set("bussy", 1).unwrap_err().to_string().contains("known: late, twice"));
+            /// ```
+            ///
+            /// # Errors
+            /// When there is no fault of this name.
+            pub fn set(&mut self, name: &str, ppm: u32) -> Result<(), UnknownFault> {
+                match name {
+                    $($name => self.$field = ppm,)*
+                    _ => return Err(UnknownFault { name: name.into() }),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+named_faults! {
+    "late" => late_ppm,
+    "twice" => twice_ppm,
+    "garbage" => garbage_ppm,
+    "busy" => busy_ppm,
+    "task-set-full" => task_set_full_ppm,
+    "check-condition" => check_condition_ppm,
+}
+
+/// A fault that the target cannot make.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown fault {name:?}; known: {}", FAULT_NAMES.join(", "))]
+pub struct UnknownFault {
+    /// Its name.
+    pub name: String,
+}
+
 /// Faults that happened, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts {

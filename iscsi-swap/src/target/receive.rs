@@ -6,7 +6,7 @@
 use netswap_reserve::Time;
 use netswap_swap::Disk;
 
-use super::conn::{Conn, Ctl, Phase, SlotState};
+use super::conn::{Conn, Ctl, Phase, SlotState, TaskSlot};
 use super::{CTL_MAX, IscsiTarget};
 use crate::digest::{Crc, DIGEST_LEN, Digests};
 use crate::login::LOGIN_SEGMENT_MAX;
@@ -38,8 +38,6 @@ pub(super) enum Breach {
     Unsolicited,
     #[error("target transfer tag of no open R2T")]
     TransferTag,
-    #[error("DataSN is not the next one")]
-    DataSn,
     #[error("buffer offset is not the next one")]
     Offset,
     #[error("more data than was asked for")]
@@ -106,9 +104,7 @@ pub(super) enum Effect {
         itt: u32,
         reason: u8,
     },
-    TaskManagement {
-        itt: u32,
-    },
+    TaskManagement,
     Reject {
         reason: u8,
     },
@@ -362,8 +358,9 @@ impl<D: Disk> IscsiTarget<D> {
         if len > conn.params.recv_own as usize {
             return Err(Breach::DataSegmentLength);
         }
-        // Two places stay for pings and messages that the owner of the target sends.
-        if conn.ctl.len() + 2 >= CTL_MAX {
+        // Two places stay for pings and messages that the owner of the target sends, and one for each
+        // function that waits.
+        if conn.ctl.len() + conn.waiting.len() + 2 >= CTL_MAX {
             return Ok(None);
         }
         let is_text = opcode_of(&conn.rx.bhs) == opcode::TEXT_REQUEST;
@@ -380,7 +377,7 @@ impl<D: Disk> IscsiTarget<D> {
             RequestPdu::DataOut(data) => check_data_out(conn, data).map(Some),
             RequestPdu::NopOut(nop) => self.check_nop(index, nop),
             RequestPdu::TaskManagement(request) => {
-                let effect = Effect::TaskManagement { itt: request.itt };
+                let effect = Effect::TaskManagement;
                 Ok(Some(numbered(conn, request.immediate, request.cmd_sn, effect)?))
             }
             RequestPdu::Logout(request) => {
@@ -487,9 +484,8 @@ impl<D: Disk> IscsiTarget<D> {
                 let response = if reason <= 1 { 0 } else { 2 };
                 conn.ctl.push_back(Ctl::Logout { itt, response });
             }
-            // 5: task management is not supported.
-            (Effect::TaskManagement { itt }, _) => {
-                conn.ctl.push_back(Ctl::TaskManagement { itt, response: 5 });
+            (Effect::TaskManagement, Some(RequestPdu::TaskManagement(request))) => {
+                self.manage(now, index, &request);
             }
             (Effect::Text { fresh, itt }, _) => self.take_text(index, fresh, itt)?,
             (Effect::Reject { reason }, _) => {
@@ -540,16 +536,16 @@ fn free_slot(conn: &Conn, itt: u32) -> Result<Option<usize>, Breach> {
 }
 
 /// Where the data of a Data-Out goes, if it is one that may come now.
-fn check_data_out(conn: &Conn, data: &DataOut) -> Result<(Effect, Dest), Breach> {
-    let collects = |s: &super::conn::TaskSlot| s.state == SlotState::Collecting && !s.nop;
+fn check_data_out(conn: &mut Conn, data: &DataOut) -> Result<(Effect, Dest), Breach> {
+    let first_burst = conn.params.first_burst();
+    let collects =
+        |s: &TaskSlot| matches!(s.state, SlotState::Collecting | SlotState::Aborting) && !s.nop;
     let slot = conn.slots.iter().position(|s| collects(s) && s.itt == data.itt);
     // The command was ignored or has ended: its data is not wanted any more.
     let Some(slot) = slot else { return Ok((Effect::None, Dest::Sink)) };
-    let task = &conn.slots[slot];
+    let task = &mut conn.slots[slot];
     let (at, end, data_sn) = match (data.ttt, task.unsolicited) {
-        (TAG_NONE, Some((at, data_sn))) => {
-            (at, conn.params.first_burst().min(task.expected), data_sn)
-        }
+        (TAG_NONE, Some((at, data_sn))) => (at, first_burst.min(task.expected), data_sn),
         (TAG_NONE, None) => return Err(Breach::Unsolicited),
         (ttt, _) => match task.open.first() {
             // Section 13.19: sequences come in the order in which they were asked for.
@@ -557,8 +553,13 @@ fn check_data_out(conn: &Conn, data: &DataOut) -> Result<(Effect, Dest), Breach>
             _ => return Err(Breach::TransferTag),
         },
     };
-    if data.data_sn != data_sn {
-        return Err(Breach::DataSn);
+    if data.data_sn != data_sn && !task.garbled {
+        tracing::debug!(itt = data.itt, got = data.data_sn, want = data_sn, "DataSN");
+        task.garble();
+    }
+    // What belongs to a task that has failed only has to come to an end.
+    if task.garbled || task.state == SlotState::Aborting {
+        return Ok((Effect::DataOut { slot }, Dest::Sink));
     }
     if data.offset != at {
         return Err(Breach::Offset);
@@ -578,13 +579,13 @@ fn check_data_out(conn: &Conn, data: &DataOut) -> Result<(Effect, Dest), Breach>
 fn take_data_out(conn: &mut Conn, slot: usize, data: &DataOut) -> Result<(), Breach> {
     let task = &mut conn.slots[slot];
     if data.ttt == TAG_NONE {
-        let at = data.offset + data.data_len;
+        let at = if task.garbled { task.asked_to } else { data.offset + data.data_len };
         task.asked_to = at;
         task.unsolicited = (!data.last).then_some((at, data.data_sn.wrapping_add(1)));
         return Ok(());
     }
     let open = task.open.first_mut().ok_or(Breach::TransferTag)?;
-    open.at += data.data_len;
+    open.at = open.at.saturating_add(data.data_len);
     open.data_sn = open.data_sn.wrapping_add(1);
     if data.last {
         task.open.remove(0);

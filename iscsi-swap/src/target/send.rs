@@ -134,7 +134,10 @@ fn send_ctl(conn: &mut Conn) -> bool {
             let reject = Reject { reason, sns, data_sn: 0, data_len: BHS_LEN as u32 };
             TxPdu::new(reject.build(), TxData::Inline(bhs), BHS_LEN as u32)
         }
-        Ctl::TaskManagement { itt, response } => {
+        Ctl::TaskManagement { itt, response, closes } => {
+            if closes {
+                conn.phase = Phase::Closing;
+            }
             let sns = conn.status_sns();
             let answer = TaskManagementResponse { response, itt, sns };
             TxPdu::new(answer.build(), TxData::None, 0)
@@ -181,7 +184,7 @@ fn send_r2t(conn: &mut Conn, dice: &mut Dice<'_>) -> bool {
     let task = &mut conn.slots[usize::from(slot)];
     let len = (task.wanted - task.asked_to).min(max_burst);
     // Asked for by an entry before.
-    if len == 0 || task.state != SlotState::Collecting {
+    if len == 0 || !task.keep || task.state != SlotState::Collecting {
         return true;
     }
     let offset = task.asked_to;

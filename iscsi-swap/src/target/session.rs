@@ -8,6 +8,7 @@ use super::conn::{Phase, SlotState};
 use super::{IscsiTarget, TargetSession};
 use crate::login::{TargetStep, login_status, stage};
 use crate::pdu::{LoginRequest, LoginResponse, Sns};
+use crate::scsi::Sense;
 
 impl<D: Disk> Session for TargetSession<'_, D> {
     fn handle_connected(&mut self, _now: Time) {
@@ -59,6 +60,11 @@ impl<D: Disk> Session for TargetSession<'_, D> {
 
     fn handle_deadline(&mut self, now: Time) {
         let conn = &mut self.target.conns[self.index];
+        if conn.patience_ends().is_some_and(|at| at <= now) {
+            tracing::warn!(connection = self.index, "data of aborted tasks did not come");
+            conn.abort();
+            return;
+        }
         for slot in 0..conn.slots.len() {
             let task = &mut conn.slots[slot];
             if matches!(task.state, SlotState::Waiting { due } if due <= now) {
@@ -143,12 +149,16 @@ impl<D: Disk> IscsiTarget<D> {
                 old.abort();
             }
         }
+        self.stats.logins += 1;
         let tsih = self.next_tsih;
         self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
         let conn = &mut self.conns[index];
         conn.params = conn.login.params();
         conn.rx.set_digests(conn.params.digests());
-        conn.attention.fill(self.restarted);
+        for unit in &mut conn.attention {
+            unit.clear();
+            unit.extend(self.restarted.then_some(Sense::RESET));
+        }
         tsih
     }
 }
