@@ -1,27 +1,19 @@
 //! `netswap serve nfs`: the embedded NFS server on sockets of the kernel, for other people's clients.
-//!
-//! One thread turns one event loop: calls are executed as they arrive, and a write that must be durable
-//! holds the others up until the disk has it. There are no permissions: whoever reaches the port reads
-//! and writes the file.
 
-mod disk;
-
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::Subcommand;
-use netswap::net::kernel::{Clock, KernelConfig, KernelNet, KernelStats, ListenConfig};
+use netswap::net::kernel::KernelStats;
 use netswap::nfs::{FAULT_NAMES, NfsServer, NfsServerConfig, ServerFaults};
-use netswap::report::table;
 use netswap::reserve::{PagePool, PoolConfig};
 use netswap::swap::Disk;
-use netswap::units::{Bytes, Nanos, Share};
+use netswap::units::{Bytes, Nanos};
 use serde_json::json;
 
-use super::signals::Stop;
-use super::{EXIT_OK, Failure, Outcome, out};
-use disk::{FileDisk, Memory, Served};
+use super::disk::Served;
+use super::listen::{Listening, escape, host_of};
+use super::{EXIT_OK, Failure, Outcome, StoreArgs, out, parse_named_fault, print_summary};
 
 /// Calls a client may have outstanding before its next ones wait in the kernel. Picked by eye: half of the
 /// deepest queue that is measured; each takes a buffer of one READ or WRITE.
@@ -32,21 +24,6 @@ const REMEMBERED: usize = 128;
 const HELD: usize = 16;
 /// Most bytes a call may carry, of the two options that set it.
 const TRANSFER_MAX: u64 = 1 << 20;
-
-#[derive(clap::Args)]
-pub(super) struct Args {
-    #[command(subcommand)]
-    protocol: Protocol,
-}
-
-#[derive(Subcommand)]
-enum Protocol {
-    /// Serve one file by NFSv3 (MOUNT and a portmapper on the same port), with faults on demand
-    ///
-    /// Made for tests of clients: there are no permissions, whoever reaches the port reads and writes the
-    /// file. It runs until SIGINT or SIGTERM, and prints what it did.
-    Nfs(Box<NfsArgs>),
-}
 
 #[derive(clap::Args)]
 #[command(
@@ -60,29 +37,18 @@ Examples:
   nfs-ls 'nfs://127.0.0.1/swap?version=3&nfsport=20490&mountport=20490'\n
 Exit codes: 0 ended by a signal; 1 the file failed; 2 the file or the address cannot be used."
 )]
-struct NfsArgs {
+pub(super) struct NfsArgs {
     /// Where to listen, as ADDRESS:PORT; port 0 lets the system choose
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// The file or block device that holds the bytes; a file is created if there is none. One without a byte is
-    /// not shown until a client creates it
-    #[arg(long, value_name = "F", required_unless_present = "memory")]
-    file: Option<PathBuf>,
-    /// Serve so much memory instead of a file
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["file", "size", "no_sync"])]
-    memory: Option<Bytes>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Show the memory only once a client has created the file
     #[arg(long, requires = "memory")]
     absent: bool,
-    /// Length of the file if it is created here, or empty; of another one it is an error that its length differs
-    #[arg(long)]
-    size: Option<Bytes>,
     /// The most bytes that clients may make the file long [default: 1024GiB, or the memory]
     #[arg(long, value_name = "SIZE")]
     limit: Option<Bytes>,
-    /// Answer writes as stable without fsync: whatever the machine has not written is lost when it fails
-    #[arg(long)]
-    no_sync: bool,
     /// Path of the export
     #[arg(long, value_name = "PATH", default_value = "/swap")]
     export: String,
@@ -119,37 +85,19 @@ struct NfsArgs {
 }
 
 fn parse_fault(text: &str) -> Result<(&'static str, u32), String> {
-    let known = || format!("known: {}", FAULT_NAMES.join(", "));
-    let (name, share) = text
-        .split_once('=')
-        .ok_or_else(|| format!("write NAME=P, jukebox=1% for one; {}", known()))?;
-    let ppm = share.parse::<Share>().map_err(|error| error.to_string())?.0 as u32;
-    ServerFaults::default().set(name, ppm).map_err(|error| error.to_string())?;
-    let known = FAULT_NAMES.iter().find(|known| **known == name);
-    known.map(|name| (*name, ppm)).ok_or_else(|| format!("unknown fault {name:?}"))
+    parse_named_fault(text, FAULT_NAMES)
 }
 
 impl NfsArgs {
     fn open(&self) -> Result<Served, Failure> {
-        if let Some(size) = self.memory {
-            return match Memory::new(size.0) {
-                Ok(_) if size.0 == 0 => Err(Failure::usage("--memory 0B: nothing to serve")),
-                Ok(memory) => {
-                    Ok(Served::Memory(if self.absent { memory.emptied() } else { memory }))
-                }
-                Err(error) => Err(Failure::usage(format_args!("--memory {size}: {error}"))),
-            };
-        }
-        let path = self.file.as_deref().unwrap_or(Path::new(""));
-        FileDisk::open(path, self.size.map(|size| size.0), !self.no_sync)
-            .map(Served::File)
-            .map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))
+        let disk = self.store.open()?;
+        Ok(if self.absent { disk.emptied() } else { disk })
     }
 
     /// The name that clients look up.
     fn name(&self) -> Result<String, Failure> {
         let of_file =
-            || self.file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+            || self.store.file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
         let name = self.name.as_deref().or_else(of_file).unwrap_or("area0");
         let fits = (1..=255).contains(&name.len()) && !name.contains(['/', '\0']);
         if !fits || matches!(name, "." | "..") {
@@ -176,7 +124,7 @@ impl NfsArgs {
             return Err(Failure::usage(format_args!("--export {export}: give a path like /swap")));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let file_bytes_max = match (self.limit, self.memory) {
+        let file_bytes_max = match (self.limit, self.store.memory) {
             (_, Some(memory)) => memory.0,
             (Some(limit), None) => limit.0.max(len),
             (None, None) => (1 << 40).max(len),
@@ -204,54 +152,20 @@ impl NfsArgs {
 
 /// The URL of a file, as libnfs and this command spell it.
 fn url(listens: SocketAddr, export: &str, name: &str) -> String {
-    let ip = match listens.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    let host = match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-    };
+    let host = host_of(listens);
     let path = escape(&format!("{}/{name}", export.trim_end_matches('/')));
     let port = listens.port();
     format!("nfs://{host}{path}?version=3&nfsport={port}&mountport={port}")
 }
 
-/// A path with everything escaped that means something in a URL.
-fn escape(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '%' | '?' | '#' | '&');
-    let mut out = String::with_capacity(path.len());
-    for c in path.chars() {
-        if plain(c) {
-            out.push(c);
-        } else {
-            let mut bytes = [0; 4];
-            for byte in c.encode_utf8(&mut bytes).bytes() {
-                out.push_str(&format!("%{byte:02X}"));
-            }
-        }
-    }
-    out
-}
-
-pub(super) fn run(args: &Args) -> Outcome {
-    match &args.protocol {
-        Protocol::Nfs(args) => serve_nfs(args),
-    }
-}
-
-fn serve_nfs(args: &NfsArgs) -> Outcome {
+pub(super) fn run(args: &NfsArgs) -> Outcome {
     let name = args.name()?;
     // What is wrong with the options is said before a file is made.
     args.config(0, 0)?;
     let disk = args.open()?;
     let clients = usize::from(args.clients);
-    let config = KernelConfig { listeners: 1, ..KernelConfig::new(clients) };
-    let mut net = KernelNet::new(config).map_err(Failure::usage)?;
-    let listener = net.listen(&ListenConfig::new(args.listen, clients)).map_err(Failure::usage)?;
-    let listens = net.listener_addr(listener);
-    let first = net.listener_conns(listener).next().map_or(0, |id| id.index());
+    let mut listening = Listening::start(args.listen, clients)?;
+    let listens = listening.addr();
     let config = args.config(listens.port(), disk.len())?;
     let pool = PagePool::new(PoolConfig::new(config.frames() + 256));
     let mut server = NfsServer::new(config, &pool).map_err(|error| {
@@ -262,21 +176,13 @@ fn serve_nfs(args: &NfsArgs) -> Outcome {
     } else {
         server.add_file(&name, disk);
     }
-    let stop = Stop::on_signals(net.waker())
-        .map_err(|error| Failure::usage(format_args!("cannot wait for signals: {error}")))?;
     announce(args, listens, &name)?;
-
-    let clock = Clock::new();
-    while !stop.is_asked() {
-        net.wait(clock.now(), None).map_err(Failure::of_run)?;
-        let now = clock.now();
-        while let Some(id) = net.next_ready(now) {
-            net.drive(now, id, &mut server.connection(id.index() - first));
-        }
-    }
+    let ran_ns = listening.turn(|net, now, id, index| {
+        net.drive(now, id, &mut server.connection(index));
+    })?;
     // A server that ends in peace keeps what it was given.
     let flushed = server.disk_mut(&name).map_or(Ok(()), |disk| disk.flush());
-    summarise(args, &server, &net.stats(), clock.now().as_nanos())?;
+    summarise(args, &server, &listening.stats(), ran_ns)?;
     flushed.map_err(|error| {
         Failure::of_run(format_args!("the file cannot be made durable: {error}"))
     })?;
@@ -294,16 +200,14 @@ fn announce(args: &NfsArgs, listens: SocketAddr, name: &str) -> Result<(), Failu
             "listen": listens,
             "export": args.export,
             "name": name,
-            "durable": args.memory.is_none() && !args.no_sync,
+            "durable": args.store.is_durable(),
         }));
     }
     out::line(&url)?;
-    let durability = match (args.memory, args.no_sync) {
-        (Some(_), _) => "memory: gone when this command ends",
-        (None, true) => "no fsync: what the machine has not written is lost when it fails",
-        (None, false) => "stable writes and COMMIT wait for fsync",
-    };
-    out::line(format_args!("listens on {listens}, {durability}; ends on SIGINT or SIGTERM"))
+    out::line(format_args!(
+        "listens on {listens}, {}; ends on SIGINT or SIGTERM",
+        args.store.durability()
+    ))
 }
 
 fn summarise<D: Disk>(
@@ -325,23 +229,7 @@ fn summarise<D: Disk>(
         ("bytes received", net.conns.bytes_received),
         ("bytes sent", net.conns.bytes_sent),
     ];
-    let faults = server.fault_counts().named().into_iter().filter(|(_, n)| *n > 0);
-    if args.json {
-        let key = |name: &str| name.replace(", ", " ").replace(' ', "_").to_lowercase();
-        let object = |pairs: &mut dyn Iterator<Item = (&str, u64)>| -> serde_json::Value {
-            pairs.map(|(name, n)| (key(name), json!(n))).collect::<serde_json::Map<_, _>>().into()
-        };
-        return out::line(json!({
-            "counts": object(&mut counts.into_iter()),
-            "faults": object(&mut faults.into_iter()),
-            "ran_s": ran_ns as f64 / 1e9,
-        }));
-    }
-    let head = vec!["what".to_string(), "times".to_string()];
-    let rows = counts.into_iter().map(|(name, n)| vec![name.to_string(), n.to_string()]);
-    let faults = faults.map(|(name, n)| vec![format!("fault: {name}"), n.to_string()]);
-    let rows: Vec<_> = std::iter::once(head).chain(rows).chain(faults).collect();
-    out::print(table(&rows))
+    print_summary(args.json, &counts, &server.fault_counts().named(), ran_ns)
 }
 
 #[cfg(test)]
