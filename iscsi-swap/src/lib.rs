@@ -39,7 +39,8 @@ pub use initiator::{
 };
 pub use login::{AuthError, LoginError};
 pub use target::{
-    FAULT_NAMES, FaultCounts, IscsiTarget, LoginKeys, Moved, SenseForm, TargetConfig, TargetError,
-    TargetFaults, TargetSession, TargetStats, UnitOptions, UnknownFault, function,
+    FAULT_NAMES, Fault, FaultCounts, FaultRates, IscsiTarget, LoginKeys, Moved, SenseForm,
+    TargetConfig, TargetError, TargetFaults, TargetSession, TargetStats, UnitOptions, UnknownFault,
+    function,
 };
 pub use url::{IscsiListUrl, IscsiUrl, PortalUrl, SecretSource, UrlError};

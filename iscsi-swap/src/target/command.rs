@@ -5,10 +5,10 @@ use netswap_swap::Disk;
 
 use super::IscsiTarget;
 use super::conn::{Outcome, SlotState};
-use super::faults::{self, FaultEnd};
+use super::faults::{self, Drawn, Fault};
 use crate::pdu::{ScsiCommand, lun_of};
 use crate::scsi::data::{inquiry, report_luns};
-use crate::scsi::{Cdb, Sense, status};
+use crate::scsi::{Cdb, Sense, SenseForm, status};
 
 /// Why a command does not end with GOOD.
 pub(super) type Refusal = (u8, Option<Sense>);
@@ -21,7 +21,7 @@ impl<D: Disk> IscsiTarget<D> {
     /// Takes a command into a slot: what it wants, and whether it fails before it begins.
     pub(super) fn begin_command(&mut self, index: usize, slot: usize, command: &ScsiCommand) {
         self.stats.commands += 1;
-        let drawn = faults::draw(&mut self.rng, &self.config.faults);
+        let mut drawn = self.draw();
         let lun = lun_of(&command.lun);
         let unit = self.luns.iter().position(|l| Some(l.lun) == lun);
         let cdb = Cdb::parse(&command.cdb);
@@ -30,7 +30,7 @@ impl<D: Disk> IscsiTarget<D> {
             Cdb::Write { .. } | Cdb::WriteVerify { .. } => self.stats.writes += 1,
             _ => {}
         }
-        let refusal = self.refuse(index, &cdb, unit, command, drawn.end);
+        let refusal = self.refuse(index, &cdb, unit, command, &mut drawn);
         let bytes = unit.map_or(0, |u| self.luns[u].data_out(&cdb));
         // What is kept must fit the buffer, and so must whatever may come with it.
         let most = u64::from(self.config.transfer_max);
@@ -49,6 +49,17 @@ impl<D: Disk> IscsiTarget<D> {
         task.write = command.write;
         task.expected = command.expected;
         task.drawn = drawn;
+        if drawn.has(Fault::DescriptorSense) {
+            task.form = Some(SenseForm::Descriptor);
+        }
+        task.response = u8::from(drawn.has(Fault::TargetFailure));
+        for fault in [Fault::SmallR2t, Fault::SmallDataIn] {
+            let moves = if fault == Fault::SmallR2t { command.write } else { command.read };
+            if moves && task.drawn.take(fault) {
+                self.counts.count(fault);
+                task.piece_max = 512;
+            }
+        }
         match refusal {
             Err((status, sense)) => {
                 task.outcome = Outcome { status, sense, moved: 0, wanted: command.expected };
@@ -69,18 +80,18 @@ impl<D: Disk> IscsiTarget<D> {
         cdb: &Cdb,
         unit: Option<usize>,
         command: &ScsiCommand,
-        fault: Option<FaultEnd>,
+        drawn: &mut Drawn,
     ) -> Result<(), Refusal> {
-        match fault {
-            Some(FaultEnd::Busy) => {
-                self.counts.busy += 1;
+        match drawn.take_one(&[Fault::Busy, Fault::TaskSetFull]) {
+            Some(Fault::Busy) => {
+                self.counts.count(Fault::Busy);
                 return Err((status::BUSY, None));
             }
-            Some(FaultEnd::TaskSetFull) => {
-                self.counts.task_set_full += 1;
+            Some(_) => {
+                self.counts.count(Fault::TaskSetFull);
                 return Err((status::TASK_SET_FULL, None));
             }
-            _ => {}
+            None => {}
         }
         // SPC-4 sections 5.8 and 6.4: these are carried out whatever is pending, and on a LUN that
         // does not exist as well.
@@ -95,9 +106,11 @@ impl<D: Disk> IscsiTarget<D> {
         if let Some(sense) = self.conns[index].take_attention(unit) {
             return Err(check(sense));
         }
-        if fault == Some(FaultEnd::CheckCondition) {
-            self.counts.check_condition += 1;
-            return Err(check(Sense::RESET));
+        if let Some(fault) = drawn.take_one(faults::ENDS) {
+            self.counts.count(fault);
+            // How it is said is looked at when it is.
+            drawn.add(fault);
+            return Err(faults::ending(fault));
         }
         let unit = &self.luns[unit];
         unit.refuse(cdb)?;
@@ -130,25 +143,29 @@ impl<D: Disk> IscsiTarget<D> {
             return;
         }
         if task.keep && task.asked_to < task.wanted {
-            // One entry for each R2T that may be open and is not, nor is about to be.
-            let queued = conn.r2ts.iter().filter(|s| usize::from(**s) == slot).count();
-            let most = (conn.params.max_outstanding_r2t() as usize).min(super::conn::R2TS_MAX);
-            for _ in task.open.len() + queued..most {
-                conn.r2ts.push_back(slot as u16);
+            if task.drawn.take(Fault::LateR2t) {
+                self.counts.count(Fault::LateR2t);
+                task.r2t_due = Some(now + self.config.faults.late_by);
+            }
+            if task.r2t_due.is_none() {
+                conn.queue_r2ts(slot);
             }
             return;
         }
         if !task.open.is_empty() {
             return;
         }
-        if task.keep {
+        if task.keep && !task.drawn.has(Fault::Silent) {
             self.execute(index, slot);
+        }
+        if !self.conns[index].slots[slot].drawn.is_empty() && !self.misbehave(now, index, slot) {
+            return;
         }
         let late = self.config.faults.late_by;
         let conn = &mut self.conns[index];
         let task = &mut conn.slots[slot];
-        if task.drawn.late {
-            self.counts.late += 1;
+        if task.drawn.take(Fault::Late) {
+            self.counts.count(Fault::Late);
             task.state = SlotState::Waiting { due: now + late };
         } else {
             task.state = SlotState::Ready;

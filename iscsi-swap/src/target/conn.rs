@@ -13,7 +13,7 @@ use super::send::TxData;
 use super::{CTL_MAX, TargetConfig};
 use crate::login::{Params, TargetLogin};
 use crate::pdu::{Bhs, LoginResponse, Sns, TextResponse};
-use crate::scsi::{Cdb, Sense, status};
+use crate::scsi::{Cdb, Sense, SenseForm, status};
 use crate::tx::TxRing;
 use crate::window::before;
 
@@ -54,6 +54,13 @@ pub(super) enum Ctl {
         response: u8,
     },
     Ping,
+    /// A NOP-In that wants no answer: the command window has moved.
+    Window,
+    /// Async Message 0 of a unit, with its sense.
+    UnitEvent {
+        lun: [u8; 8],
+        sense: Sense,
+    },
     Async {
         event: u8,
         parameters: [u16; 3],
@@ -123,6 +130,14 @@ pub(super) struct TaskSlot {
     pub(super) open: ArrayVec<OpenR2t, R2TS_MAX>,
     pub(super) outcome: Outcome,
     pub(super) drawn: Drawn,
+    /// Form of its sense, where it is not the target's.
+    pub(super) form: Option<SenseForm>,
+    /// iSCSI response code.
+    pub(super) response: u8,
+    /// Most bytes of a Data-In or an R2T.
+    pub(super) piece_max: u32,
+    /// When its R2Ts may be sent.
+    pub(super) r2t_due: Option<Time>,
     /// Bytes of read data in the ring or sent.
     pub(super) sent: u32,
     pub(super) data_sn: u32,
@@ -152,6 +167,10 @@ impl TaskSlot {
             open: ArrayVec::new(),
             outcome: Outcome { status: 0, sense: None, moved: 0, wanted: 0 },
             drawn: Drawn::default(),
+            form: None,
+            response: 0,
+            piece_max: u32::MAX,
+            r2t_due: None,
             sent: 0,
             data_sn: 0,
             shown: 0,
@@ -203,6 +222,8 @@ pub(super) struct Conn {
     /// Slots for each R2T that may be sent.
     pub(super) r2ts: VecDeque<u16>,
     pub(super) next_ttt: u32,
+    /// Until when the command window stays where it is.
+    pub(super) shut_until: Option<Time>,
     /// For each unit, what this session has yet to hear.
     pub(super) attention: Vec<Attentions>,
     /// Task management that waits for data.
@@ -237,6 +258,7 @@ impl Conn {
             ready: VecDeque::with_capacity(slots),
             r2ts: VecDeque::with_capacity(slots * R2TS_MAX),
             next_ttt: 0,
+            shut_until: None,
             attention: Vec::new(),
             waiting: ArrayVec::new(),
             stirred: false,
@@ -260,6 +282,7 @@ impl Conn {
         self.ready.clear();
         self.r2ts.clear();
         self.waiting.clear();
+        self.shut_until = None;
     }
 
     /// Resets the stream, if there is one.
@@ -294,7 +317,7 @@ impl Conn {
         let unanswered = self.slots.iter().filter(|s| s.is_unanswered() && !s.immediate).count();
         let room = self.granted.saturating_sub(unanswered as u32);
         let max = self.exp_cmd_sn.wrapping_add(room).wrapping_sub(1);
-        if before(self.max_cmd_sn, max) {
+        if self.shut_until.is_none() && before(self.max_cmd_sn, max) {
             self.max_cmd_sn = max;
         }
         Sns { stat_sn: self.stat_sn, exp_cmd_sn: self.exp_cmd_sn, max_cmd_sn: self.max_cmd_sn }
@@ -318,9 +341,10 @@ impl Conn {
     pub(super) fn next_due(&self) -> Option<Time> {
         let due = |s: &TaskSlot| match s.state {
             SlotState::Waiting { due } => Some(due),
+            SlotState::Collecting => s.r2t_due,
             _ => None,
         };
         let late = self.slots.iter().filter_map(due).min();
-        late.into_iter().chain(self.patience_ends()).min()
+        late.into_iter().chain(self.patience_ends()).chain(self.shut_until).min()
     }
 }

@@ -20,6 +20,7 @@ mod command;
 mod conn;
 mod faults;
 mod management;
+mod misbehave;
 mod receive;
 mod send;
 mod session;
@@ -38,7 +39,8 @@ use crate::login::{Key, LOGIN_SEGMENT_MAX, Params, TargetLoginConfig};
 pub use crate::scsi::SenseForm;
 use crate::scsi::data::UnitInfo;
 use conn::{Conn, Ctl};
-pub use faults::{FAULT_NAMES, FaultCounts, TargetFaults, UnknownFault};
+use faults::Drawn;
+pub use faults::{FAULT_NAMES, Fault, FaultCounts, FaultRates, TargetFaults, UnknownFault};
 pub use management::function;
 use unit::Unit;
 pub use unit::UnitOptions;
@@ -250,6 +252,8 @@ pub struct IscsiTarget<D: Disk> {
     next_tsih: u16,
     /// Where logins are sent instead.
     moved: Option<Moved>,
+    /// Faults at commands to come, by the number of the command.
+    script: Vec<(u64, Fault)>,
     /// New sessions find the units reset.
     restarted: bool,
     protocol_errors: u64,
@@ -281,6 +285,7 @@ impl<D: Disk> IscsiTarget<D> {
             counts: FaultCounts::default(),
             next_tsih: 1,
             moved: None,
+            script: Vec::new(),
             restarted: false,
             protocol_errors: 0,
             digest_errors: 0,
@@ -389,6 +394,28 @@ impl<D: Disk> IscsiTarget<D> {
     /// The faults that have happened.
     pub fn fault_counts(&self) -> FaultCounts {
         self.counts
+    }
+
+    /// The `nth` SCSI command from now on, of whichever session, has `fault`: 1 is the next one.
+    ///
+    /// # Panics
+    /// If `nth` is 0.
+    pub fn script(&mut self, nth: u64, fault: Fault) {
+        assert!(nth > 0, "commands are counted from 1");
+        self.script.push((self.stats.commands + nth, fault));
+    }
+
+    /// What was drawn, and scripted, for the command at hand.
+    fn draw(&mut self) -> Drawn {
+        let mut drawn = faults::draw(&mut self.rng, &self.config.faults);
+        let at = self.stats.commands;
+        self.script.retain(|(nth, fault)| {
+            if *nth == at {
+                drawn.add(*fault);
+            }
+            *nth > at
+        });
+        drawn
     }
 
     /// What it has done.

@@ -7,6 +7,7 @@ use netswap_reserve::Time;
 use netswap_swap::Disk;
 
 use super::conn::{Conn, Ctl, Phase, SlotState, TaskSlot};
+use super::faults::Fault;
 use super::{CTL_MAX, IscsiTarget};
 use crate::digest::{Crc, DIGEST_LEN, Digests};
 use crate::login::LOGIN_SEGMENT_MAX;
@@ -421,7 +422,13 @@ impl<D: Disk> IscsiTarget<D> {
             conn.exp_cmd_sn = conn.exp_cmd_sn.wrapping_add(1);
         }
         self.begin_command(index, slot, command);
-        let task = &self.conns[index].slots[slot];
+        let task = &mut self.conns[index].slots[slot];
+        if task.drawn.take(Fault::Reject) {
+            self.counts.count(Fault::Reject);
+            task.reset();
+            let effect = Effect::Reject { reason: reject::PROTOCOL_ERROR };
+            return Ok(Some((effect, Dest::Sink)));
+        }
         // What is kept fits the buffer: a longer command was refused.
         let dest = if task.keep { Dest::Slot { slot, offset: 0 } } else { Dest::Sink };
         Ok(Some((Effect::Command { slot }, dest)))

@@ -4,7 +4,7 @@ use netswap_net::{Action, Disconnect, SendVec, Session};
 use netswap_reserve::Time;
 use netswap_swap::Disk;
 
-use super::conn::{Phase, SlotState};
+use super::conn::{Ctl, Phase, SlotState};
 use super::{IscsiTarget, TargetSession};
 use crate::login::{TargetStep, login_status, stage};
 use crate::pdu::{LoginRequest, LoginResponse, Sns};
@@ -65,11 +65,19 @@ impl<D: Disk> Session for TargetSession<'_, D> {
             conn.abort();
             return;
         }
+        if conn.shut_until.is_some_and(|at| at <= now) {
+            conn.shut_until = None;
+            conn.push_script(Ctl::Window);
+        }
         for slot in 0..conn.slots.len() {
             let task = &mut conn.slots[slot];
             if matches!(task.state, SlotState::Waiting { due } if due <= now) {
                 task.state = SlotState::Ready;
                 conn.ready.push_back(slot as u16);
+            }
+            let asks = task.state == SlotState::Collecting;
+            if asks && task.r2t_due.take_if(|due| *due <= now).is_some() {
+                conn.queue_r2ts(slot);
             }
         }
     }

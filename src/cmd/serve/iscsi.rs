@@ -21,9 +21,18 @@ const TRANSFER_MAX: u64 = 4 << 20;
 
 #[derive(clap::Args)]
 #[command(after_help = "Faults (--fault) are made at a share of the commands:\n\
-                  late, twice: answers held back by --late-by, or sent twice; garbage: the first PDU that answers is \
-                  damaged in one of the ways bad-opcode, lying-length, wrong-tag, wrong-sn, truncated, junk.\n\
-                  busy, task-set-full, check-condition (06/29/00): how the command ends.\n
+                  late, twice: answers held back by --late-by, or sent twice; garbage: the first PDU that answers has \
+                  an opcode, a length, a tag, numbers that are not its own, is cut off, or is random bytes.\n\
+                  busy, task-set-full, check-condition (06/29/00), descriptor-sense (the same as a descriptor), \
+                  no-sense, lying-sense (a length beyond its end), not-ready, aborted-command, medium-error, \
+                  hardware-error, task-aborted, reservation-conflict, target-failure: how the command ends.\n\
+                  reject: by a Reject; silent: not at all; cut: the connection is reset when the command was carried \
+                  out; cut-in-header: in the middle of its answer.\n\
+                  wrong-residual, short-read (half of the blocks), small-data-in, small-r2t (512 bytes each), late-r2t \
+                  (by --late-by), close-window (for --late-by).\n\
+                  ping, unit-event, logout-request, drop-connection, drop-session, renegotiate: a NOP-In or an Async \
+                  Message before the answer; reset-unit: as by another initiator; capacity-changed: a unit attention \
+                  for every session.\n
 Examples:
   netswap serve iscsi --listen 127.0.0.1:3260 --file /var/tmp/lun0 --size 1GiB
   netswap serve iscsi --memory 1GiB --block-size 4096 --fault busy=1% --fault cut=0.1% --seed 7
@@ -225,7 +234,7 @@ fn summarise(
         ("bytes received", net.conns.bytes_received),
         ("bytes sent", net.conns.bytes_sent),
     ];
-    print_summary(args.json, &counts, &target.fault_counts().each(), ran_ns)
+    print_summary(args.json, &counts, &target.fault_counts().named().collect::<Vec<_>>(), ran_ns)
 }
 
 #[cfg(test)]
