@@ -106,3 +106,47 @@ fn libiscsi_sees_the_unit_that_was_asked_for() {
     assert!(report["counts"]["reads"].as_u64().unwrap() > 100, "{report}");
     assert_eq!(report["counts"]["breaches_of_the_protocol"], 0, "{report}");
 }
+
+#[test]
+fn qemu_comes_through_faults_that_are_within_the_protocol() {
+    if !are_installed() {
+        return;
+    }
+    let scratch = Scratch::new("qemu-iscsi-faults");
+    let bytes = contents(2 << 20);
+    let local = scratch.path("local");
+    std::fs::write(&local, &bytes).unwrap();
+    let mut args = vec!["--memory", "2MiB", "--late-by", "5ms", "--seed", "3"];
+    let faults = ["late=5%", "late-r2t=20%", "small-r2t=10%", "small-data-in=10%", "ping=10%"];
+    for fault in faults {
+        args.extend(["--fault", fault]);
+    }
+    let server = Server::of("iscsi", &args);
+    let bench = ["bench", "-f", "raw", "-c", "500", "-d", "16", "-s", "65536", "-w"];
+    run("qemu-img", &[&bench[..], &[server.url()]].concat());
+    run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", &local, server.url()]);
+    run("qemu-img", &["compare", "-f", "raw", "-F", "raw", &local, server.url()]);
+    let report = server.stop();
+    for fault in ["late", "small-data-in", "ping"] {
+        assert!(report["faults"][fault].as_u64().unwrap_or(0) > 0, "{fault}: {report}");
+    }
+    assert_eq!(report["counts"]["breaches_of_the_protocol"], 0, "{report}");
+}
+
+#[test]
+fn what_cannot_be_served_says_what_can() {
+    for (args, says) in [
+        (&["--memory", "1MiB", "--fault", "cat=1%"][..], "known: late, twice, garbage, busy"),
+        (&["--memory", "1MiB", "--block-size", "1KiB"], "give 512B or 4KiB"),
+        (&["--memory", "1MiB", "--sense", "none"], "known: fixed, descriptor, empty"),
+        (&["--memory", "1MiB", "--transfer-max", "1KiB"], "4KiB to 4MiB"),
+        (&["--memory", "1MiB", "--name", "a b"], "iqn.2026-01"),
+        (&["--memory", "1000B"], "whole number of blocks"),
+        (&[], "--file"),
+    ] {
+        let output = served::netswap(&[&["serve", "iscsi"], args].concat());
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let told = served::stderr(&output);
+        assert!(told.contains(says), "{args:?}: {told}");
+    }
+}

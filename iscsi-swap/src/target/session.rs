@@ -1,6 +1,6 @@
 //! A connection as the transport sees it, and its login.
 
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::Time;
 use netswap_swap::Disk;
 
@@ -26,10 +26,13 @@ impl<D: Disk> Session for TargetSession<'_, D> {
         self.target.recv_buffer(self.index)
     }
 
+    fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        self.target.recv_buffers(self.index, out);
+    }
+
     fn handle_received(&mut self, now: Time, n: usize) {
-        assert!(n <= self.recv_buffer().len(), "more was received than there was room for");
         if n > 0 {
-            self.target.received(now, self.index, n);
+            self.target.take(now, self.index, n);
         }
     }
 

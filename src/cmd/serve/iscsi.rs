@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netswap::iscsi::{
-    FAULT_NAMES, IscsiTarget, SenseForm, TargetConfig, TargetError, TargetFaults, UnitOptions,
+    FAULT_NAMES, IscsiTarget, SenseForm, TargetConfig, TargetFaults, UnitOptions,
 };
 use netswap::net::kernel::KernelStats;
 use netswap::reserve::{PAGE_SIZE, PagePool, PoolConfig};
@@ -107,6 +107,12 @@ impl IscsiArgs {
         for (name, ppm) in &self.faults {
             faults.set(name, *ppm).map_err(Failure::usage)?;
         }
+        if !matches!(self.block_size.0, 512 | 4096) {
+            let block_size = self.block_size;
+            return Err(Failure::usage(format_args!(
+                "--block-size {block_size}: give 512B or 4KiB"
+            )));
+        }
         let transfer = self.transfer_max.0;
         let page = PAGE_SIZE as u64;
         if !(page..=TRANSFER_MAX).contains(&transfer) || !transfer.is_multiple_of(page) {
@@ -164,6 +170,13 @@ pub(super) fn run(args: &IscsiArgs) -> Outcome {
     if disk.is_empty() {
         return Err(Failure::usage("there is nothing to serve: give --size"));
     }
+    if !disk.len().is_multiple_of(args.block_size.0) {
+        let len = disk.len();
+        return Err(Failure::usage(format_args!(
+            "{len} bytes are no whole number of blocks of {}",
+            args.block_size
+        )));
+    }
     let listening = &mut Listening::start(args.listen, clients)?;
     // Nothing else takes frames, so none are kept for others.
     let frames = PoolConfig { headroom: 0, ..PoolConfig::new(config.frames().max(64)) };
@@ -172,12 +185,7 @@ pub(super) fn run(args: &IscsiArgs) -> Outcome {
         Failure::usage(format_args!("no memory for {clients} clients: {error}"))
     })?;
     let unit = args.unit(&disk)?;
-    target.add_unit(args.lun, disk, unit).map_err(|error| match error {
-        TargetError::BlockSize(_) => {
-            Failure::usage(format_args!("--block-size {}: give 512B or 4KiB", args.block_size))
-        }
-        error => Failure::usage(error),
-    })?;
+    target.add_unit(args.lun, disk, unit).map_err(Failure::usage)?;
     announce(args, listening.addr())?;
     let ids = listening.conns();
     let ran_ns = listening.turn(|net, now, id, index| {
