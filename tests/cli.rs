@@ -273,7 +273,9 @@ fn a_short_campaign_counts_its_seeds_and_its_faults() {
 
 #[test]
 fn every_subcommand_helps_with_examples() {
-    for command in ["sim", "stress", "plan", "completions", "mkswap", "ls", "serve nfs"] {
+    for command in
+        ["sim", "stress", "plan", "completions", "mkswap", "ls", "serve nfs", "serve iscsi"]
+    {
         let args: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let output = netswap(&args);
         assert_eq!(output.status.code(), Some(0));

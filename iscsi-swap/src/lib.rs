@@ -40,7 +40,8 @@ pub use initiator::{
 };
 pub use login::{AuthError, LoginError};
 pub use target::{
-    FaultCounts, IscsiTarget, LoginKeys, Moved, SenseForm, TargetConfig, TargetError, TargetFaults,
-    TargetSession,
+    FAULT_NAMES, Fault, FaultCounts, FaultRates, IscsiTarget, LoginKeys, Moved, SenseForm,
+    TargetConfig, TargetError, TargetFaults, TargetSession, TargetStats, UnitOptions, UnknownFault,
+    function,
 };
 pub use url::{IscsiListUrl, IscsiUrl, PortalUrl, SecretSource, UrlError};

@@ -6,12 +6,15 @@
 mod common;
 
 use common::{Pump, initiator_config, model_run, target_config};
-use netswap_iscsi::{SenseForm, TargetFaults};
+use netswap_iscsi::{SenseForm, TargetConfig, TargetFaults};
 use netswap_reserve::{PAGE_SIZE, Span};
 use netswap_swap::{BackendState, Op, StoreError};
 
 fn run_with(seed: u64, faults: TargetFaults, requests: u32) -> Pump {
-    let mut target = target_config();
+    run_on(target_config(), seed, faults, requests)
+}
+
+fn run_on(mut target: TargetConfig, seed: u64, faults: TargetFaults, requests: u32) -> Pump {
     target.faults = faults;
     target.seed = seed;
     let mut pump = Pump::new(seed, initiator_config(), target);
@@ -86,7 +89,7 @@ fn all_of_them_at_once() {
         busy_ppm: 50_000,
         task_set_full_ppm: 50_000,
         check_condition_ppm: 50_000,
-        ..Default::default()
+        ..TargetFaults::default()
     };
     for seed in 10..16 {
         run_with(seed, faults, 200);
@@ -173,4 +176,44 @@ fn a_unit_without_disk_or_too_short_is_refused() {
     pump.target = other;
     let state = pump.start();
     assert_eq!(state, BackendState::Failed(StoreError::Refused { code: 0x05_25_00 }));
+}
+
+#[test]
+fn what_no_packaged_target_does() {
+    for (seed, name) in [
+        "small-r2t",
+        "late-r2t",
+        "small-data-in",
+        "close-window",
+        "ping",
+        "unit-event",
+        "logout-request",
+        "renegotiate",
+        "drop-connection",
+        "drop-session",
+        "reset-unit",
+        "capacity-changed",
+        "cut",
+        "cut-in-header",
+        "silent",
+        "reject",
+        "descriptor-sense",
+        "not-ready",
+        "aborted-command",
+        "task-aborted",
+        "target-failure",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut faults = TargetFaults { late_by: Span::from_millis(200), ..Default::default() };
+        faults.set(name, 50_000).unwrap();
+        // All data is asked for, so that R2Ts have their faults as well.
+        let mut target = target_config();
+        target.keys.initial_r2t = true;
+        target.keys.immediate_data = false;
+        let pump = run_on(target, seed as u64, faults, 150);
+        let made = pump.target.fault_counts().named().find(|(n, _)| *n == name).unwrap().1;
+        assert!(made > 0, "{name} never happened");
+    }
 }

@@ -229,6 +229,7 @@ fn nothing_is_allocated_once_the_backend_is_ready() {
             check_condition_ppm: 100_000,
             header_digest_ppm: if secure { 20_000 } else { 0 },
             data_digest_ppm: if secure { 20_000 } else { 0 },
+            ..TargetFaults::default()
         });
         let faulty = armed(|| (0..40).for_each(|round| world.round(round, |_| ())));
         assert_eq!(faulty, 0, "faults of the target");

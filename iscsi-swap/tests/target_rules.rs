@@ -3,146 +3,13 @@
 
 mod common;
 
-use common::{IQN, deliver, target_config};
-use netswap_iscsi::pdu::{
-    BHS_LEN, Bhs, DataOut, LoginRequest, NopOut, ResponsePdu, ScsiCommand, TAG_NONE, data_len,
-    lun_bytes, padding,
-};
+use common::raw::{Raw, ending};
+use common::{IQN, target_config};
+use netswap_iscsi::pdu::{DataOut, NopOut, ResponsePdu, TAG_NONE, lun_bytes};
 use netswap_iscsi::scsi::{Cdb, Sense, status};
-use netswap_iscsi::{IscsiTarget, TargetConfig};
-use netswap_net::{Action, SendVec, Session};
-use netswap_reserve::{PagePool, PoolConfig, Time};
-use netswap_swap::{Disk, MemDisk};
-
-struct Raw {
-    target: IscsiTarget<MemDisk>,
-    cmd_sn: u32,
-    itt: u32,
-}
-
-type Answer = (ResponsePdu, Vec<u8>);
-
-impl Raw {
-    fn new(config: TargetConfig) -> Raw {
-        let pool = PagePool::new(PoolConfig::new(config.frames() + 64));
-        let mut target = IscsiTarget::new(config, pool).unwrap();
-        target.add_lun(0, MemDisk::new(1 << 20), 512, false).unwrap();
-        target.add_lun(2, MemDisk::new(1 << 20), 4096, true).unwrap();
-        target.connection(0).handle_connected(Time::ZERO);
-        Raw { target, cmd_sn: 1, itt: 1 }
-    }
-
-    fn send(&mut self, bhs: Bhs, data: &[u8]) -> Vec<Answer> {
-        let mut end = self.target.connection(0);
-        let mut bytes = bhs.to_vec();
-        bytes.extend_from_slice(data);
-        bytes.extend(std::iter::repeat_n(0, padding(data.len())));
-        deliver(&mut end, Time::ZERO, &bytes);
-        answers(&mut end)
-    }
-
-    fn login(&mut self, csg: u8, nsg: u8, text: &str) -> Vec<Answer> {
-        let text = text.replace(' ', "\0") + "\0";
-        let request = LoginRequest {
-            transit: true,
-            more: false,
-            csg,
-            nsg,
-            version_max: 0,
-            version_min: 0,
-            isid: [0x80, 0, 0, 0, 0, 9],
-            tsih: 0,
-            itt: 1,
-            cid: 0,
-            cmd_sn: self.cmd_sn,
-            exp_stat_sn: 0,
-            data_len: text.len() as u32,
-        };
-        self.send(request.build(), text.as_bytes())
-    }
-
-    fn ready(config: TargetConfig) -> Raw {
-        let mut raw = Raw::new(config);
-        let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType=Normal");
-        let answers = raw.login(1, 3, &format!("{names} InitialR2T=No ImmediateData=Yes"));
-        assert!(matches!(answers[..], [(ResponsePdu::Login(l), _)] if l.status == 0 && l.nsg == 3));
-        raw
-    }
-
-    fn command(&mut self, cdb: Cdb, read: bool, write: bool, expected: u32) -> ScsiCommand {
-        self.itt += 1;
-        let cmd_sn = self.cmd_sn;
-        self.cmd_sn += 1;
-        ScsiCommand {
-            immediate: false,
-            last: true,
-            read,
-            write,
-            attr: 1,
-            lun: lun_bytes(0),
-            itt: self.itt,
-            expected,
-            cmd_sn,
-            exp_stat_sn: 0,
-            cdb: cdb.build(),
-            data_len: 0,
-        }
-    }
-
-    fn read(&mut self, cdb: Cdb, expected: u32) -> (u8, Vec<u8>, Option<Sense>) {
-        let command = self.command(cdb, expected > 0, false, expected);
-        ending(&self.send(command.build(), &[]))
-    }
-
-    fn is_reset(&mut self) -> bool {
-        self.target.connection(0).poll_action(Time::ZERO) == Some(Action::Abort)
-    }
-}
-
-/// Status, data and sense of a command.
-fn ending(answers: &[Answer]) -> (u8, Vec<u8>, Option<Sense>) {
-    let mut data = Vec::new();
-    for (pdu, bytes) in answers {
-        match pdu {
-            ResponsePdu::DataIn(d) => {
-                data.extend_from_slice(bytes);
-                if let Some(status) = d.status {
-                    return (status, data, None);
-                }
-            }
-            ResponsePdu::ScsiResponse(r) => {
-                return (r.status, data, bytes.get(2..).and_then(Sense::parse));
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    panic!("no status in {answers:?}");
-}
-
-fn answers(end: &mut dyn Session) -> Vec<Answer> {
-    let mut bytes = Vec::new();
-    loop {
-        let mut out = SendVec::new();
-        end.poll_send(Time::ZERO, &mut out);
-        let n = out.iter().map(|s| s.len()).sum();
-        bytes.extend(out.concat());
-        drop(out);
-        if n == 0 {
-            break;
-        }
-        end.handle_sent(Time::ZERO, n);
-    }
-    let mut rest = &bytes[..];
-    let mut answers = Vec::new();
-    while !rest.is_empty() {
-        let bhs: Bhs = rest[..BHS_LEN].try_into().unwrap();
-        let len = data_len(&bhs);
-        let data = rest[BHS_LEN..BHS_LEN + len].to_vec();
-        rest = &rest[BHS_LEN + len + padding(len)..];
-        answers.push((ResponsePdu::parse(&bhs).unwrap(), data));
-    }
-    answers
-}
+use netswap_net::{Action, Session};
+use netswap_reserve::Time;
+use netswap_swap::Disk;
 
 #[test]
 fn login_answers_each_key_and_refuses_what_it_must() {
@@ -228,7 +95,7 @@ fn units_tell_about_themselves() {
         let (good, data, _) = raw.read(Cdb::Inquiry { page: Some(page), alloc: 255 }, 255);
         assert_eq!((good, data[1]), (status::GOOD, page));
     }
-    let (_, luns, _) = raw.read(Cdb::ReportLuns { alloc: 256 }, 256);
+    let (_, luns, _) = raw.read(Cdb::ReportLuns { select: 0, alloc: 256 }, 256);
     assert_eq!(luns, [0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0]);
     let mode = Cdb::ModeSense { ten: false, control: 0, page: 8, subpage: 0, alloc: 255 };
     let (_, mode, _) = raw.read(mode, 255);
@@ -236,7 +103,7 @@ fn units_tell_about_themselves() {
     let (_, capacity, _) = raw.read(Cdb::ReadCapacity16 { alloc: 32 }, 32);
     assert_eq!(capacity[..12], [0, 0, 0, 0, 0, 0, 7, 0xff, 0, 0, 2, 0]);
     for (cdb, sense) in [
-        (Cdb::Inquiry { page: Some(0xb1), alloc: 9 }, Sense::INVALID_FIELD),
+        (Cdb::Inquiry { page: Some(0xb3), alloc: 9 }, Sense::INVALID_FIELD),
         (Cdb::Read { lba: 2048, blocks: 1, fua: false }, Sense::OUT_OF_RANGE),
         (Cdb::Read { lba: u64::MAX, blocks: 1, fua: false }, Sense::OUT_OF_RANGE),
         (Cdb::Read { lba: 0, blocks: 129, fua: false }, Sense::INVALID_FIELD),
@@ -264,7 +131,7 @@ fn commands_outside_the_window_are_ignored_and_gaps_reset() {
     let mut old = far;
     old.cmd_sn = 0;
     assert!(raw.send(old.build(), &[]).is_empty());
-    raw.cmd_sn -= 1;
+    raw.cmd_sn[0] -= 1;
     assert_eq!(raw.read(Cdb::TestUnitReady, 0).0, status::GOOD, "the next one in order is taken");
     let mut gap = raw.command(Cdb::TestUnitReady, false, false, 0);
     gap.cmd_sn += 1;
@@ -293,7 +160,7 @@ fn the_window_is_as_wide_as_it_says() {
             }
             [] => {
                 assert_eq!(Some(command.cmd_sn), last_max.map(|m| m + 1), "beyond MaxCmdSN");
-                raw.cmd_sn -= 1;
+                raw.cmd_sn[0] -= 1;
             }
             ref other => panic!("{other:?}"),
         }
@@ -320,10 +187,9 @@ fn the_window_is_as_wide_as_it_says() {
 #[test]
 fn data_that_was_not_agreed_resets() {
     let write = Cdb::Write { lba: 0, blocks: 8, fua: false };
-    let wrong: [fn(&mut DataOut); 6] = [
+    let wrong: [fn(&mut DataOut); 5] = [
         |d| d.ttt += 1,
         |d| d.ttt = TAG_NONE,
-        |d| d.data_sn = 1,
         |d| d.offset = 512,
         |d| d.last = false,
         |d| d.data_len = 512,
@@ -351,6 +217,30 @@ fn data_that_was_not_agreed_resets() {
         raw.target.disk_mut(0).unwrap().read_at(0, &mut page).unwrap();
         assert_eq!(page, [0; 4096], "nothing was written");
     }
+    // A DataSN that is not the next one means that a PDU was lost (section 7.9): the command fails once
+    // the rest has come.
+    let mut raw = Raw::ready(target_config());
+    let command = raw.command(write, false, true, 4096);
+    let [(ResponsePdu::R2t(r2t), _)] = raw.send(command.build(), &[])[..] else { panic!("no R2T") };
+    for (data_sn, offset, last) in [(1, 512, false), (2, 1024, true)] {
+        let data = DataOut {
+            last,
+            lun: lun_bytes(0),
+            itt: command.itt,
+            ttt: r2t.ttt,
+            exp_stat_sn: 0,
+            data_sn,
+            offset,
+            data_len: 512,
+        };
+        let answers = raw.send(data.build(), &[7; 512]);
+        match last {
+            false => assert!(answers.is_empty(), "{answers:?}"),
+            true => assert_eq!(ending(&answers).2, Some(Sense::DATA_LOST)),
+        }
+    }
+    let (good, page, _) = raw.read(Cdb::Read { lba: 0, blocks: 8, fua: false }, 4096);
+    assert_eq!((good, page), (status::GOOD, vec![0; 4096]), "nothing was written");
     // Immediate data beyond the expected length.
     let mut raw = Raw::ready(target_config());
     let mut command = raw.command(write, false, true, 512);
@@ -382,11 +272,11 @@ fn pings_come_back_with_their_data() {
             lun: [0; 8],
             itt: 77,
             ttt: TAG_NONE,
-            cmd_sn: raw.cmd_sn,
+            cmd_sn: raw.cmd_sn[0],
             exp_stat_sn: 0,
             data_len: len,
         };
-        raw.cmd_sn += u32::from(!immediate);
+        raw.cmd_sn[0] += u32::from(!immediate);
         let data: Vec<u8> = (0..len).map(|i| i as u8).collect();
         let answers = raw.send(nop.build(), &data);
         let [(ResponsePdu::NopIn(answer), echo)] = &answers[..] else { panic!("{answers:?}") };
@@ -404,7 +294,7 @@ fn unknown_requests_are_rejected_and_foreign_opcodes_reset() {
     let [(ResponsePdu::Reject(reject), header)] = &answers[..] else { panic!("{answers:?}") };
     assert_eq!((reject.reason, &header[..]), (0x05, &snack[..]));
     // It takes no CmdSN (section 11.16).
-    raw.cmd_sn -= 1;
+    raw.cmd_sn[0] -= 1;
     assert_eq!(raw.read(Cdb::TestUnitReady, 0).0, status::GOOD);
     let mut foreign = raw.command(Cdb::TestUnitReady, false, false, 0).build();
     foreign[0] = 0x25;

@@ -4,6 +4,9 @@ use std::io;
 
 use netswap_reserve::{BackingConfig, BackingError, ZeroedBytes};
 
+/// Bytes that are zeroed at a time.
+static ZEROS: [u8; 16384] = [0; 16384];
+
 /// A flat range of bytes that keeps what is written to it.
 pub trait Disk {
     /// Length in bytes.
@@ -36,6 +39,21 @@ pub trait Disk {
     /// # Errors
     /// The device's error.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// Makes `len` bytes from `offset` read as zero. A disk that can, gives back what they took.
+    ///
+    /// # Errors
+    /// As [`Disk::write_at`].
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut at = offset;
+        while at < end {
+            let n = (end - at).min(ZEROS.len() as u64) as usize;
+            self.write_at(at, &ZEROS[..n])?;
+            at += n as u64;
+        }
+        Ok(())
+    }
 
     /// Makes the disk `len` bytes long; new bytes are zero.
     ///

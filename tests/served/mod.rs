@@ -1,4 +1,4 @@
-//! `netswap serve nfs` as a child process, and a directory of the test's own.
+//! `netswap serve` as a child process, and a directory of the test's own.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses some of it")]
 
@@ -37,9 +37,14 @@ pub struct Server {
 }
 
 impl Server {
+    /// Of NFS.
     pub fn start(args: &[&str]) -> Server {
+        Server::of("nfs", args)
+    }
+
+    pub fn of(protocol: &str, args: &[&str]) -> Server {
         let mut child = Command::new(env!("CARGO_BIN_EXE_netswap"))
-            .args(["serve", "nfs", "--json"])
+            .args(["serve", protocol, "--json"])
             .args(args)
             .stdout(Stdio::piped())
             .spawn()
@@ -84,6 +89,17 @@ pub fn netswap(args: &[&str]) -> Output {
 /// What it says on standard error.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Whether all of these programs are there: `Err` names one that is not, and its package.
+pub fn installed(programs: &[(&str, &str)]) -> Result<(), String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Servers are where root finds them.
+    let dirs: Vec<_> = std::env::split_paths(&path).chain(["/usr/sbin".into()]).collect();
+    match programs.iter().find(|(name, _)| !dirs.iter().any(|dir| dir.join(name).is_file())) {
+        Some((name, package)) => Err(format!("{name} is not installed ({package})")),
+        None => Ok(()),
+    }
 }
 
 /// `len` bytes that look like nothing else.

@@ -357,7 +357,7 @@ impl IscsiDiscovery {
     /// The command that asks, and how many bytes may answer it.
     fn cdb(&self) -> Option<(Cdb, u32)> {
         Some(match self.ask {
-            Ask::ReportLuns => (Cdb::ReportLuns { alloc: LUNS_LEN }, LUNS_LEN),
+            Ask::ReportLuns => (Cdb::ReportLuns { select: 0, alloc: LUNS_LEN }, LUNS_LEN),
             Ask::Inquiry => {
                 let alloc = INQUIRY_LEN as u32;
                 (Cdb::Inquiry { page: None, alloc }, alloc)

@@ -4,7 +4,7 @@ use netswap_reserve::{Span, Time};
 use netswap_swap::{StoreError, Stored};
 
 use super::receive::{PROBE_LEN, Violation};
-use super::task::{Kind, ProbeStep, Step, Task, TaskState};
+use super::task::{Kind, Step, Task, TaskState};
 use super::unit::Durability;
 use super::{IscsiBackend, Link};
 use crate::scsi::{Sense, status};
@@ -128,7 +128,11 @@ impl IscsiBackend {
                 self.take_apart(index, |this, row| this.end(row, Ok(Stored { replayed: false })));
             }
             Kind::Probe(step) => {
-                debug_assert_eq!(self.link, Link::Probe);
+                if self.link != Link::Probe {
+                    // The target wants a logout meanwhile: the next set-up asks again.
+                    self.tasks[index].state = TaskState::Free;
+                    return;
+                }
                 let mut data = [0; PROBE_LEN];
                 data.copy_from_slice(self.rx.small_data(PROBE_LEN));
                 self.probe_done(now, step, data);

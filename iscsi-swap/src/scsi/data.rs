@@ -17,10 +17,42 @@ pub struct UnitInfo {
     pub blocks: u64,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether blocks can be deallocated, and then read as zero.
+    pub thin: bool,
     /// Most blocks of one command.
     pub transfer_max: u32,
+    /// Most blocks of an UNMAP or a WRITE SAME.
+    pub unmap_max: u32,
+    /// Most blocks of a COMPARE AND WRITE.
+    pub compare_max: u8,
     /// Serial number, printable ASCII.
     pub serial: [u8; 16],
+}
+
+impl UnitInfo {
+    /// A locally assigned name of 60 bits behind the 3 that says so (SPC-4 section 7.8.6.6.4): FNV-1a of
+    /// the serial number.
+    fn naa(&self) -> u64 {
+        let hash = self.serial.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        (3 << 60) | (hash >> 4)
+    }
+
+    /// The data of READ CAPACITY (16).
+    pub fn capacity_16(&self) -> [u8; CAPACITY_LEN] {
+        let mut out = self.capacity().build();
+        // Blocks of the unit in 4096 bytes, as a power of two: what is smaller is read, changed and written.
+        out[13] = (4096 / self.block_size.clamp(1, 4096)).ilog2() as u8;
+        // LBPME and LBPRZ.
+        out[14] = if self.thin { 0xc0 } else { 0 };
+        out
+    }
+
+    /// Blocks, and their size.
+    pub fn capacity(&self) -> Capacity {
+        Capacity { blocks: self.blocks, block_size: self.block_size }
+    }
 }
 
 /// What READ CAPACITY (16) tells (SBC-3 section 5.16.2).
@@ -88,7 +120,10 @@ impl Layout<'_> {
 
 const VENDOR: &[u8; 8] = b"NETSWAP ";
 const PRODUCT: &[u8; 16] = b"SWAP DISK       ";
-const PAGES: [u8; 5] = [0x00, 0x80, 0x83, 0xb0, 0xb2];
+const PAGES: [u8; 6] = [0x00, 0x80, 0x83, 0xb0, 0xb1, 0xb2];
+
+/// Descriptors that an UNMAP may have.
+pub const UNMAP_DESCRIPTORS_MAX: u32 = 256;
 
 /// Standard INQUIRY data into `buf`; `present` is whether the LUN exists. Returns its length.
 pub fn inquiry(buf: &mut [u8], present: bool) -> usize {
@@ -123,24 +158,41 @@ pub fn vpd(buf: &mut [u8], page: u8, unit: &UnitInfo) -> Option<usize> {
             out.put(&unit.serial);
         }
         0x83 => {
-            // One designator: T10 vendor identification, ASCII, of the logical unit.
-            head(&mut out, 4 + 24);
+            // T10 vendor identification, ASCII, and NAA, locally assigned: both of the logical unit.
+            head(&mut out, 4 + 24 + 4 + 8);
             out.put(&[0x02, 0x01, 0x00, 24]);
             out.put(VENDOR);
             out.put(&unit.serial);
+            out.put(&[0x01, 0x03, 0x00, 8]);
+            out.put(&unit.naa().to_be_bytes());
         }
         0xb0 => {
             head(&mut out, 0x3c);
-            out.put(&[0, 0]);
+            // WSNZ: a WRITE SAME says how many blocks it means.
+            out.put(&[1, unit.compare_max]);
             out.put(&(4096 / unit.block_size.clamp(1, 4096)).to_be_bytes()[2..]);
             out.put(&unit.transfer_max.to_be_bytes());
             out.put(&unit.transfer_max.to_be_bytes());
-            out.zeros(0x3c - 12);
+            out.zeros(4);
+            let (blocks, descriptors) =
+                if unit.thin { (unit.unmap_max, UNMAP_DESCRIPTORS_MAX) } else { (0, 0) };
+            out.put(&blocks.to_be_bytes());
+            out.put(&descriptors.to_be_bytes());
+            // What is deallocated need not begin or end anywhere.
+            out.zeros(8);
+            out.put(&u64::from(unit.unmap_max).to_be_bytes());
+            out.zeros(0x3c - 40);
+        }
+        0xb1 => {
+            head(&mut out, 0x3c);
+            // Not a rotating medium.
+            out.put(&[0, 1]);
+            out.zeros(0x3c - 2);
         }
         0xb2 => {
-            // Fully provisioned: no UNMAP, no WRITE SAME with UNMAP.
             head(&mut out, 4);
-            out.zeros(4);
+            // Thin: LBPU, LBPWS, LBPWS10, LBPRZ, provisioning type 2. Else fully provisioned.
+            out.put(&if unit.thin { [0, 0xe4, 2, 0] } else { [0; 4] });
         }
         _ => return None,
     }
@@ -211,7 +263,10 @@ mod tests {
             block_size: 512,
             blocks: 1 << 33,
             read_only: false,
+            thin: true,
             transfer_max: 128,
+            unmap_max: 4096,
+            compare_max: 64,
             serial: *b"0000000000000001",
         }
     }
@@ -233,7 +288,7 @@ mod tests {
             assert_eq!(usize::from(u16::from_be_bytes([buf[2], buf[3]])), len - 4);
             assert_eq!(buf[1], page);
         }
-        assert_eq!(vpd(&mut buf, 0xb1, &unit()), None);
+        assert_eq!(vpd(&mut buf, 0xb3, &unit()), None);
         assert_eq!(inquiry(&mut buf, true), INQUIRY_LEN);
         assert!(is_disk(&buf));
         assert_eq!(mode_sense(&mut buf, false, 0, 8, 0, &unit()).unwrap(), 24);

@@ -1,6 +1,7 @@
 //! The SCSI commands that swap needs (SPC-4, SBC-3), as command descriptor blocks both ways.
 
 pub mod data;
+mod op;
 mod sense;
 
 pub use sense::{SENSE_LEN_MAX, Sense, SenseForm};
@@ -19,23 +20,6 @@ pub mod status {
     pub const TASK_SET_FULL: u8 = 0x28;
     /// TASK ABORTED.
     pub const TASK_ABORTED: u8 = 0x40;
-}
-
-mod op {
-    pub(super) const TEST_UNIT_READY: u8 = 0x00;
-    pub(super) const REQUEST_SENSE: u8 = 0x03;
-    pub(super) const INQUIRY: u8 = 0x12;
-    pub(super) const MODE_SENSE_6: u8 = 0x1a;
-    pub(super) const READ_CAPACITY_10: u8 = 0x25;
-    pub(super) const READ_10: u8 = 0x28;
-    pub(super) const WRITE_10: u8 = 0x2a;
-    pub(super) const SYNCHRONIZE_CACHE_10: u8 = 0x35;
-    pub(super) const MODE_SENSE_10: u8 = 0x5a;
-    pub(super) const READ_16: u8 = 0x88;
-    pub(super) const WRITE_16: u8 = 0x8a;
-    pub(super) const SYNCHRONIZE_CACHE_16: u8 = 0x91;
-    pub(super) const SERVICE_ACTION_IN_16: u8 = 0x9e;
-    pub(super) const REPORT_LUNS: u8 = 0xa0;
 }
 
 /// A command descriptor block, understood.
@@ -77,7 +61,7 @@ pub enum Cdb {
         /// Allocation length in bytes.
         alloc: u32,
     },
-    /// READ (10) or (16).
+    /// READ (6), (10), (12) or (16).
     Read {
         /// First block.
         lba: u64,
@@ -86,7 +70,7 @@ pub enum Cdb {
         /// Whether it must come from the medium.
         fua: bool,
     },
-    /// WRITE (10) or (16).
+    /// WRITE (6), (10), (12) or (16).
     Write {
         /// First block.
         lba: u64,
@@ -102,8 +86,78 @@ pub enum Cdb {
         /// Blocks; 0 is to the end.
         blocks: u32,
     },
+    /// VERIFY (10), (12) or (16).
+    Verify {
+        /// First block.
+        lba: u64,
+        /// Blocks.
+        blocks: u32,
+        /// What the blocks are compared with.
+        compare: Compare,
+    },
+    /// WRITE AND VERIFY (10), (12) or (16).
+    WriteVerify {
+        /// First block.
+        lba: u64,
+        /// Blocks.
+        blocks: u32,
+    },
+    /// WRITE SAME (10) or (16): one block, written to many.
+    WriteSame {
+        /// First block.
+        lba: u64,
+        /// Blocks.
+        blocks: u32,
+        /// Whether the blocks may be deallocated, if they then read as what was sent.
+        unmap: bool,
+        /// Whether no block is sent: zeros are written.
+        no_data: bool,
+    },
+    /// UNMAP.
+    Unmap {
+        /// Bytes of the parameter list.
+        list_len: u32,
+    },
+    /// COMPARE AND WRITE: twice so many blocks are sent.
+    CompareAndWrite {
+        /// First block.
+        lba: u64,
+        /// Blocks.
+        blocks: u32,
+        /// Whether it must be on the medium before it ends.
+        fua: bool,
+    },
+    /// ORWRITE (16).
+    OrWrite {
+        /// First block.
+        lba: u64,
+        /// Blocks.
+        blocks: u32,
+        /// Whether it must be on the medium before it ends.
+        fua: bool,
+    },
+    /// PRE-FETCH (10) or (16).
+    Prefetch {
+        /// First block.
+        lba: u64,
+        /// Blocks; 0 is to the end.
+        blocks: u32,
+    },
+    /// START STOP UNIT.
+    StartStop {
+        /// START.
+        start: bool,
+        /// LOEJ.
+        load_eject: bool,
+        /// POWER CONDITION.
+        power: u8,
+    },
+    /// PREVENT ALLOW MEDIUM REMOVAL.
+    PreventAllow,
     /// REPORT LUNS.
     ReportLuns {
+        /// SELECT REPORT.
+        select: u8,
         /// Allocation length in bytes.
         alloc: u32,
     },
@@ -111,6 +165,17 @@ pub enum Cdb {
     Invalid,
     /// Another operation code.
     Unknown(u8),
+}
+
+/// What VERIFY compares the blocks with (BYTCHK).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compare {
+    /// Nothing: they are only to be readable.
+    Nothing,
+    /// As many blocks that are sent.
+    All,
+    /// One block that is sent.
+    One,
 }
 
 fn at16(cdb: &[u8; 16], at: usize) -> u32 {
@@ -125,6 +190,30 @@ fn at64(cdb: &[u8; 16], at: usize) -> u64 {
     (u64::from(at32(cdb, at)) << 32) | u64::from(at32(cdb, at + 4))
 }
 
+/// VERIFY; BYTCHK 2 is reserved.
+fn verify(cdb: &[u8; 16], lba: u64, blocks: u32) -> Cdb {
+    let compare = match (cdb[1] >> 1) & 3 {
+        0 => Compare::Nothing,
+        1 => Compare::All,
+        3 => Compare::One,
+        _ => return Cdb::Invalid,
+    };
+    Cdb::Verify { lba, blocks, compare }
+}
+
+/// WRITE AND VERIFY; BYTCHK asks for a comparison of what was just written, 2 and 3 are reserved.
+fn write_verify(cdb: &[u8; 16], lba: u64, blocks: u32) -> Cdb {
+    match (cdb[1] >> 1) & 3 {
+        0 | 1 => Cdb::WriteVerify { lba, blocks },
+        _ => Cdb::Invalid,
+    }
+}
+
+fn is_anchored(cdb: &[u8; 16]) -> bool {
+    let bit = if cdb[0] == op::UNMAP { 0x01 } else { 0x10 };
+    cdb[1] & bit != 0
+}
+
 impl Cdb {
     /// Reads a block. What is not known comes back as [`Cdb::Unknown`], never as an error: the
     /// answer to it is a CHECK CONDITION.
@@ -132,6 +221,12 @@ impl Cdb {
         let fua = cdb[1] & 0x08 != 0;
         let short = (u64::from(at32(cdb, 2)), at16(cdb, 7));
         let long = (at64(cdb, 2), at32(cdb, 10));
+        let twelve = at32(cdb, 6);
+        // 21 bits of address; 0 blocks are 256.
+        let six = (
+            u64::from(at32(cdb, 0) & 0x001f_ffff),
+            if cdb[4] == 0 { 256 } else { u32::from(cdb[4]) },
+        );
         match cdb[0] {
             op::TEST_UNIT_READY => Cdb::TestUnitReady,
             op::REQUEST_SENSE => {
@@ -154,20 +249,55 @@ impl Cdb {
             },
             op::READ_CAPACITY_10 => Cdb::ReadCapacity10,
             // The upper three bits of byte 1 ask for protection information, which no disk here has.
-            op::READ_10 | op::READ_16 | op::WRITE_10 | op::WRITE_16 if cdb[1] & 0xe0 != 0 => {
-                Cdb::Invalid
-            }
+            code if op::is_protected(code) && cdb[1] & 0xe0 != 0 => Cdb::Invalid,
+            op::READ_6 => Cdb::Read { lba: six.0, blocks: six.1, fua: false },
+            op::WRITE_6 => Cdb::Write { lba: six.0, blocks: six.1, fua: false },
             op::READ_10 => Cdb::Read { lba: short.0, blocks: short.1, fua },
+            op::READ_12 => Cdb::Read { lba: short.0, blocks: twelve, fua },
             op::READ_16 => Cdb::Read { lba: long.0, blocks: long.1, fua },
             op::WRITE_10 => Cdb::Write { lba: short.0, blocks: short.1, fua },
+            op::WRITE_12 => Cdb::Write { lba: short.0, blocks: twelve, fua },
             op::WRITE_16 => Cdb::Write { lba: long.0, blocks: long.1, fua },
+            op::VERIFY_10 => verify(cdb, short.0, short.1),
+            op::VERIFY_12 => verify(cdb, short.0, twelve),
+            op::VERIFY_16 => verify(cdb, long.0, long.1),
+            op::WRITE_VERIFY_10 => write_verify(cdb, short.0, short.1),
+            op::WRITE_VERIFY_12 => write_verify(cdb, short.0, twelve),
+            op::WRITE_VERIFY_16 => write_verify(cdb, long.0, long.1),
+            // ANCHOR asks for a state that no disk here has.
+            op::WRITE_SAME_10 | op::WRITE_SAME_16 | op::UNMAP if is_anchored(cdb) => Cdb::Invalid,
+            op::WRITE_SAME_10 => Cdb::WriteSame {
+                lba: short.0,
+                blocks: short.1,
+                unmap: cdb[1] & 0x08 != 0,
+                no_data: false,
+            },
+            op::WRITE_SAME_16 => Cdb::WriteSame {
+                lba: long.0,
+                blocks: long.1,
+                unmap: cdb[1] & 0x08 != 0,
+                no_data: cdb[1] & 0x01 != 0,
+            },
+            op::UNMAP => Cdb::Unmap { list_len: at16(cdb, 7) },
+            op::COMPARE_AND_WRITE => {
+                Cdb::CompareAndWrite { lba: long.0, blocks: u32::from(cdb[13]), fua }
+            }
+            op::ORWRITE => Cdb::OrWrite { lba: long.0, blocks: long.1, fua },
+            op::PREFETCH_10 => Cdb::Prefetch { lba: short.0, blocks: short.1 },
+            op::PREFETCH_16 => Cdb::Prefetch { lba: long.0, blocks: long.1 },
+            op::START_STOP_UNIT => Cdb::StartStop {
+                start: cdb[4] & 1 != 0,
+                load_eject: cdb[4] & 2 != 0,
+                power: cdb[4] >> 4,
+            },
+            op::PREVENT_ALLOW => Cdb::PreventAllow,
             op::SYNCHRONIZE_CACHE_10 => Cdb::SynchronizeCache { lba: short.0, blocks: short.1 },
             op::SYNCHRONIZE_CACHE_16 => Cdb::SynchronizeCache { lba: long.0, blocks: long.1 },
             op::SERVICE_ACTION_IN_16 if cdb[1] & 0x1f == 0x10 => {
                 Cdb::ReadCapacity16 { alloc: at32(cdb, 10) }
             }
             op::SERVICE_ACTION_IN_16 => Cdb::Invalid,
-            op::REPORT_LUNS => Cdb::ReportLuns { alloc: at32(cdb, 6) },
+            op::REPORT_LUNS => Cdb::ReportLuns { select: cdb[2], alloc: at32(cdb, 6) },
             other => Cdb::Unknown(other),
         }
     }
@@ -220,8 +350,37 @@ impl Cdb {
             Cdb::SynchronizeCache { lba, blocks } => {
                 range(op::SYNCHRONIZE_CACHE_16, false, lba, blocks);
             }
-            Cdb::ReportLuns { alloc } => {
+            Cdb::Verify { lba, blocks, compare } => {
+                range(op::VERIFY_16, false, lba, blocks);
+                cdb[1] = match compare {
+                    Compare::Nothing => 0,
+                    Compare::All => 1 << 1,
+                    Compare::One => 3 << 1,
+                };
+            }
+            Cdb::WriteVerify { lba, blocks } => range(op::WRITE_VERIFY_16, false, lba, blocks),
+            Cdb::WriteSame { lba, blocks, unmap, no_data } => {
+                range(op::WRITE_SAME_16, unmap, lba, blocks);
+                cdb[1] |= u8::from(no_data);
+            }
+            Cdb::Unmap { list_len } => {
+                cdb[0] = op::UNMAP;
+                cdb[7..9].copy_from_slice(&word(list_len).to_be_bytes());
+            }
+            Cdb::CompareAndWrite { lba, blocks, fua } => {
+                range(op::COMPARE_AND_WRITE, fua, lba, 0);
+                cdb[13] = byte(blocks);
+            }
+            Cdb::OrWrite { lba, blocks, fua } => range(op::ORWRITE, fua, lba, blocks),
+            Cdb::Prefetch { lba, blocks } => range(op::PREFETCH_16, false, lba, blocks),
+            Cdb::StartStop { start, load_eject, power } => {
+                cdb[0] = op::START_STOP_UNIT;
+                cdb[4] = u8::from(start) | (u8::from(load_eject) << 1) | (power << 4);
+            }
+            Cdb::PreventAllow => cdb[0] = op::PREVENT_ALLOW,
+            Cdb::ReportLuns { select, alloc } => {
                 cdb[0] = op::REPORT_LUNS;
+                cdb[2] = select;
                 cdb[6..10].copy_from_slice(&alloc.to_be_bytes());
             }
             Cdb::Invalid | Cdb::Unknown(_) => panic!("there is no block for {self:?}"),
@@ -240,6 +399,15 @@ impl Cdb {
             Cdb::Read { .. } => "READ",
             Cdb::Write { .. } => "WRITE",
             Cdb::SynchronizeCache { .. } => "SYNCHRONIZE CACHE",
+            Cdb::Verify { .. } => "VERIFY",
+            Cdb::WriteVerify { .. } => "WRITE AND VERIFY",
+            Cdb::WriteSame { .. } => "WRITE SAME",
+            Cdb::Unmap { .. } => "UNMAP",
+            Cdb::CompareAndWrite { .. } => "COMPARE AND WRITE",
+            Cdb::OrWrite { .. } => "ORWRITE",
+            Cdb::Prefetch { .. } => "PRE-FETCH",
+            Cdb::StartStop { .. } => "START STOP UNIT",
+            Cdb::PreventAllow => "PREVENT ALLOW MEDIUM REMOVAL",
             Cdb::ReportLuns { .. } => "REPORT LUNS",
             Cdb::Invalid | Cdb::Unknown(_) => "unknown command",
         }
@@ -265,10 +433,40 @@ mod tests {
             Cdb::Read { lba, blocks, fua: false },
             Cdb::Write { lba, blocks, fua: true },
             Cdb::SynchronizeCache { lba, blocks },
-            Cdb::ReportLuns { alloc: 4096 },
+            Cdb::ReportLuns { select: 2, alloc: 4096 },
+            Cdb::Verify { lba, blocks, compare: Compare::Nothing },
+            Cdb::Verify { lba, blocks, compare: Compare::All },
+            Cdb::Verify { lba, blocks, compare: Compare::One },
+            Cdb::WriteVerify { lba, blocks },
+            Cdb::WriteSame { lba, blocks, unmap: true, no_data: false },
+            Cdb::WriteSame { lba, blocks, unmap: false, no_data: true },
+            Cdb::Unmap { list_len: 24 },
+            Cdb::CompareAndWrite { lba, blocks: 255, fua: true },
+            Cdb::OrWrite { lba, blocks, fua: true },
+            Cdb::Prefetch { lba, blocks },
+            Cdb::StartStop { start: true, load_eject: false, power: 3 },
+            Cdb::PreventAllow,
         ] {
             assert_eq!(Cdb::parse(&cdb.build()), cdb);
         }
+    }
+
+    #[test]
+    fn the_shorter_forms_are_read_and_what_no_disk_here_has_is_invalid() {
+        let parse = |bytes: &[u8]| {
+            let mut cdb = [0; 16];
+            cdb[..bytes.len()].copy_from_slice(bytes);
+            Cdb::parse(&cdb)
+        };
+        let read = |lba, blocks| Cdb::Read { lba, blocks, fua: false };
+        assert_eq!(parse(&[0x08, 0x1f, 2, 3, 4, 0]), read(0x1f_0203, 4));
+        assert_eq!(parse(&[0x08, 0xe0, 0, 1, 0, 0]), read(1, 256));
+        assert_eq!(parse(&[0xa8, 0, 0, 0, 0, 5, 0, 1, 0, 2]), read(5, 0x1_0002));
+        // RDPROTECT, a reserved BYTCHK, ANCHOR of both commands that have it.
+        assert_eq!(parse(&[0x28, 0x20]), Cdb::Invalid);
+        assert_eq!(parse(&[0x2f, 0x04]), Cdb::Invalid);
+        assert_eq!(parse(&[0x42, 0x01]), Cdb::Invalid);
+        assert_eq!(parse(&[0x41, 0x10]), Cdb::Invalid);
     }
 
     #[test]

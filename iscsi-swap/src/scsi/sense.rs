@@ -52,6 +52,19 @@ impl Sense {
     /// Incorrect amount of data.
     pub const INCORRECT_AMOUNT: Sense = Sense::new(0xb, 0x26, 0);
 
+    /// Protocol service CRC error: data was lost on the way (RFC 7143 section 11.4.7.2).
+    pub const DATA_LOST: Sense = Sense::new(0xb, 0x47, 5);
+    /// Miscompare during verify operation.
+    pub const MISCOMPARE: Sense = Sense::new(0xe, 0x1d, 0);
+    /// Parameter list length error.
+    pub const LIST_LENGTH: Sense = Sense::new(5, 0x1a, 0);
+    /// Invalid field in parameter list.
+    pub const INVALID_LIST: Sense = Sense::new(5, 0x26, 0);
+    /// Commands cleared by another initiator.
+    pub const CLEARED: Sense = Sense::new(6, 0x2f, 0);
+    /// Capacity data has changed.
+    pub const CAPACITY_CHANGED: Sense = Sense::new(6, 0x2a, 9);
+
     /// The three numbers.
     pub const fn new(key: u8, asc: u8, ascq: u8) -> Sense {
         Sense { key, asc, ascq }

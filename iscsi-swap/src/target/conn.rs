@@ -7,12 +7,13 @@ use netswap_net::Action;
 use netswap_reserve::Time;
 
 use super::faults::Drawn;
+use super::management::{Attentions, WAITING_MAX, Waiting};
 use super::receive::TargetRx;
 use super::send::TxData;
 use super::{CTL_MAX, TargetConfig};
 use crate::login::{Params, TargetLogin};
 use crate::pdu::{Bhs, LoginResponse, Sns, TextResponse};
-use crate::scsi::{Cdb, Sense};
+use crate::scsi::{Cdb, Sense, SenseForm, status};
 use crate::tx::TxRing;
 use crate::window::before;
 
@@ -38,21 +39,45 @@ pub(super) enum Phase {
 /// An answer that needs no buffer.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ctl {
-    Reject { reason: u8, bhs: Bhs },
-    TaskManagement { itt: u32, response: u8 },
-    Logout { itt: u32, response: u8 },
+    Reject {
+        reason: u8,
+        bhs: Bhs,
+    },
+    /// `closes`: the connection ends behind it.
+    TaskManagement {
+        itt: u32,
+        response: u8,
+        closes: bool,
+    },
+    Logout {
+        itt: u32,
+        response: u8,
+    },
     Ping,
-    Async { event: u8, parameters: [u16; 3] },
+    /// A NOP-In that wants no answer: the command window has moved.
+    Window,
+    /// Async Message 0 of a unit, with its sense.
+    UnitEvent {
+        lun: [u8; 8],
+        sense: Sense,
+    },
+    Async {
+        event: u8,
+        parameters: [u16; 3],
+    },
 }
 
 /// ```text
 ///   Free --> Collecting --> Waiting --> Ready --> Sending --> Free
 ///              data          late       queued    in the ring
+///                 \-----------+--> Aborting ----------------> Free
+///                                   until data that was asked for has come
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {
     Free,
     Collecting,
+    Aborting,
     Waiting { due: Time },
     Ready,
     Sending,
@@ -95,6 +120,8 @@ pub(super) struct TaskSlot {
     pub(super) wanted: u32,
     /// Whether write data is kept; else it is thrown away, and the command ends with `outcome`.
     pub(super) keep: bool,
+    /// A PDU of its data is missing: it ends with an error when the rest has come.
+    pub(super) garbled: bool,
     /// Unsolicited data is still due; its offset and DataSN.
     pub(super) unsolicited: Option<(u32, u32)>,
     /// Bytes that have arrived or were asked for.
@@ -103,6 +130,14 @@ pub(super) struct TaskSlot {
     pub(super) open: ArrayVec<OpenR2t, R2TS_MAX>,
     pub(super) outcome: Outcome,
     pub(super) drawn: Drawn,
+    /// Form of its sense, where it is not the target's.
+    pub(super) form: Option<SenseForm>,
+    /// iSCSI response code.
+    pub(super) response: u8,
+    /// Most bytes of a Data-In or an R2T.
+    pub(super) piece_max: u32,
+    /// When its R2Ts may be sent.
+    pub(super) r2t_due: Option<Time>,
     /// Bytes of read data in the ring or sent.
     pub(super) sent: u32,
     pub(super) data_sn: u32,
@@ -125,12 +160,17 @@ impl TaskSlot {
             expected: 0,
             wanted: 0,
             keep: false,
+            garbled: false,
             unsolicited: None,
             asked_to: 0,
             r2t_sn: 0,
             open: ArrayVec::new(),
             outcome: Outcome { status: 0, sense: None, moved: 0, wanted: 0 },
             drawn: Drawn::default(),
+            form: None,
+            response: 0,
+            piece_max: u32::MAX,
+            r2t_due: None,
             sent: 0,
             data_sn: 0,
             shown: 0,
@@ -139,6 +179,14 @@ impl TaskSlot {
 
     pub(super) fn reset(&mut self) {
         *self = TaskSlot::new();
+    }
+
+    /// A PDU of its data was lost: what comes is thrown away (RFC 7143 sections 7.8 and 7.9).
+    pub(super) fn garble(&mut self) {
+        self.garbled = true;
+        self.keep = false;
+        let (status, sense) = (status::CHECK_CONDITION, Some(Sense::DATA_LOST));
+        self.outcome = Outcome { status, sense, moved: 0, wanted: self.expected };
     }
 
     pub(super) fn is_unanswered(&self) -> bool {
@@ -174,8 +222,14 @@ pub(super) struct Conn {
     /// Slots for each R2T that may be sent.
     pub(super) r2ts: VecDeque<u16>,
     pub(super) next_ttt: u32,
-    /// For each unit, whether this session has yet to hear of its reset.
-    pub(super) attention: Vec<bool>,
+    /// Until when the command window stays where it is.
+    pub(super) shut_until: Option<Time>,
+    /// For each unit, what this session has yet to hear.
+    pub(super) attention: Vec<Attentions>,
+    /// Task management that waits for data.
+    pub(super) waiting: ArrayVec<Waiting, WAITING_MAX>,
+    /// Another connection has done something to this one.
+    pub(super) stirred: bool,
     pub(super) pongs: u64,
 }
 
@@ -204,7 +258,10 @@ impl Conn {
             ready: VecDeque::with_capacity(slots),
             r2ts: VecDeque::with_capacity(slots * R2TS_MAX),
             next_ttt: 0,
+            shut_until: None,
             attention: Vec::new(),
+            waiting: ArrayVec::new(),
+            stirred: false,
             pongs: 0,
         }
     }
@@ -224,6 +281,8 @@ impl Conn {
         self.slots.iter_mut().for_each(TaskSlot::reset);
         self.ready.clear();
         self.r2ts.clear();
+        self.waiting.clear();
+        self.shut_until = None;
     }
 
     /// Resets the stream, if there is one.
@@ -232,6 +291,7 @@ impl Conn {
             self.reset();
             self.phase = Phase::Dead;
             self.action = Some(Action::Abort);
+            self.stirred = true;
         }
     }
 
@@ -257,7 +317,7 @@ impl Conn {
         let unanswered = self.slots.iter().filter(|s| s.is_unanswered() && !s.immediate).count();
         let room = self.granted.saturating_sub(unanswered as u32);
         let max = self.exp_cmd_sn.wrapping_add(room).wrapping_sub(1);
-        if before(self.max_cmd_sn, max) {
+        if self.shut_until.is_none() && before(self.max_cmd_sn, max) {
             self.max_cmd_sn = max;
         }
         Sns { stat_sn: self.stat_sn, exp_cmd_sn: self.exp_cmd_sn, max_cmd_sn: self.max_cmd_sn }
@@ -281,8 +341,10 @@ impl Conn {
     pub(super) fn next_due(&self) -> Option<Time> {
         let due = |s: &TaskSlot| match s.state {
             SlotState::Waiting { due } => Some(due),
+            SlotState::Collecting => s.r2t_due,
             _ => None,
         };
-        self.slots.iter().filter_map(due).min()
+        let late = self.slots.iter().filter_map(due).min();
+        late.into_iter().chain(self.patience_ends()).chain(self.shut_until).min()
     }
 }

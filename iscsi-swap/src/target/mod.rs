@@ -19,11 +19,15 @@
 mod command;
 mod conn;
 mod faults;
+mod management;
+mod misbehave;
 mod receive;
 mod send;
 mod session;
 mod text;
+mod unit;
 
+use arrayvec::ArrayVec;
 use netswap_reserve::{AllocError, FrameRun, PAGE_SIZE, PagePool, Time};
 use netswap_swap::Disk;
 use rand_core::SeedableRng;
@@ -35,13 +39,21 @@ use crate::login::{Key, LOGIN_SEGMENT_MAX, Params, TargetLoginConfig};
 pub use crate::scsi::SenseForm;
 use crate::scsi::data::UnitInfo;
 use conn::{Conn, Ctl};
-pub use faults::{FaultCounts, TargetFaults};
+use faults::Drawn;
+pub use faults::{FAULT_NAMES, Fault, FaultCounts, FaultRates, TargetFaults, UnknownFault};
+pub use management::function;
+use unit::Unit;
+pub use unit::UnitOptions;
 
 /// Answers without data that may wait.
 pub(crate) const CTL_MAX: usize = 16;
 
 /// Buffers beyond the command window: for immediate commands, and for answers on their way out.
 pub(crate) const SPARE_SLOTS: usize = 4;
+
+/// Most bytes of an UNMAP or WRITE SAME. Picked by eye: writing them keeps everybody else waiting for some ten
+/// milliseconds.
+const UNMAP_BYTES_MAX: u32 = 16 << 20;
 
 /// What a target offers at login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,11 +212,19 @@ pub enum TargetError {
     Lun(u16),
 }
 
-#[derive(Debug)]
-struct Lun<D> {
-    lun: u16,
-    info: UnitInfo,
-    disk: D,
+/// What a target has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetStats {
+    /// Sessions that were begun.
+    pub logins: u64,
+    /// SCSI commands taken.
+    pub commands: u64,
+    /// Those of them that read blocks.
+    pub reads: u64,
+    /// Those of them that write blocks from data of their own.
+    pub writes: u64,
+    /// Task management functions.
+    pub task_management: u64,
 }
 
 /// A target with its logical units.
@@ -224,7 +244,7 @@ struct Lun<D> {
 #[derive(Debug)]
 pub struct IscsiTarget<D: Disk> {
     config: TargetConfig,
-    luns: Vec<Lun<D>>,
+    luns: Vec<Unit<D>>,
     conns: Box<[Conn]>,
     run: FrameRun,
     rng: Xoshiro256PlusPlus,
@@ -232,10 +252,13 @@ pub struct IscsiTarget<D: Disk> {
     next_tsih: u16,
     /// Where logins are sent instead.
     moved: Option<Moved>,
+    /// Faults at commands to come, by the number of the command.
+    script: Vec<(u64, Fault)>,
     /// New sessions find the units reset.
     restarted: bool,
     protocol_errors: u64,
     digest_errors: u64,
+    stats: TargetStats,
 }
 
 impl<D: Disk> IscsiTarget<D> {
@@ -262,9 +285,11 @@ impl<D: Disk> IscsiTarget<D> {
             counts: FaultCounts::default(),
             next_tsih: 1,
             moved: None,
+            script: Vec::new(),
             restarted: false,
             protocol_errors: 0,
             digest_errors: 0,
+            stats: TargetStats::default(),
             config,
         })
     }
@@ -280,27 +305,44 @@ impl<D: Disk> IscsiTarget<D> {
         block_size: u32,
         read_only: bool,
     ) -> Result<(), TargetError> {
+        self.add_unit(lun, disk, UnitOptions { block_size, read_only, ..UnitOptions::default() })
+    }
+
+    /// Adds a logical unit over `disk`.
+    ///
+    /// # Errors
+    /// As [`IscsiTarget::add_lun`].
+    pub fn add_unit(&mut self, lun: u16, disk: D, options: UnitOptions) -> Result<(), TargetError> {
+        let UnitOptions { block_size, read_only, thin, serial } = options;
         if !matches!(block_size, 512 | 4096) {
             return Err(TargetError::BlockSize(block_size));
         }
         if lun >= 1 << 14 || self.luns.iter().any(|l| l.lun == lun) {
             return Err(TargetError::Lun(lun));
         }
-        let mut serial = *b"netswap-00000000";
-        for (place, digit) in serial[8..].iter_mut().zip(format!("{lun:08}").bytes()) {
-            *place = digit;
-        }
+        let serial = serial.unwrap_or_else(|| {
+            let mut serial = *b"netswap-00000000";
+            for (place, digit) in serial[8..].iter_mut().zip(format!("{lun:08}").bytes()) {
+                *place = digit;
+            }
+            serial
+        });
+        let transfer_max = self.config.transfer_max / block_size;
         let info = UnitInfo {
             block_size,
             blocks: disk.len() / u64::from(block_size),
             read_only,
-            transfer_max: self.config.transfer_max / block_size,
+            thin,
+            transfer_max,
+            unmap_max: UNMAP_BYTES_MAX / block_size,
+            // Both what is compared and what is written come in one buffer.
+            compare_max: u8::try_from(transfer_max / 2).unwrap_or(u8::MAX),
             serial,
         };
-        self.luns.push(Lun { lun, info, disk });
+        self.luns.push(Unit { lun, info, disk });
         self.luns.sort_by_key(|l| l.lun);
         for conn in &mut self.conns {
-            conn.attention.push(false);
+            conn.attention.push(ArrayVec::new());
         }
         Ok(())
     }
@@ -312,6 +354,13 @@ impl<D: Disk> IscsiTarget<D> {
     pub fn connection(&mut self, index: usize) -> TargetSession<'_, D> {
         assert!(index < self.conns.len(), "the target has {} connections", self.conns.len());
         TargetSession { target: self, index }
+    }
+
+    /// A connection that is to be driven though nothing came in on it: another one has ended its session.
+    pub fn poll_stirred(&mut self) -> Option<usize> {
+        let index = self.conns.iter().position(|c| c.stirred)?;
+        self.conns[index].stirred = false;
+        Some(index)
     }
 
     /// How many connections it takes.
@@ -345,6 +394,33 @@ impl<D: Disk> IscsiTarget<D> {
     /// The faults that have happened.
     pub fn fault_counts(&self) -> FaultCounts {
         self.counts
+    }
+
+    /// The `nth` SCSI command from now on, of whichever session, has `fault`: 1 is the next one.
+    ///
+    /// # Panics
+    /// If `nth` is 0.
+    pub fn script(&mut self, nth: u64, fault: Fault) {
+        assert!(nth > 0, "commands are counted from 1");
+        self.script.push((self.stats.commands + nth, fault));
+    }
+
+    /// What was drawn, and scripted, for the command at hand.
+    fn draw(&mut self) -> Drawn {
+        let mut drawn = faults::draw(&mut self.rng, &self.config.faults);
+        let at = self.stats.commands;
+        self.script.retain(|(nth, fault)| {
+            if *nth == at {
+                drawn.add(*fault);
+            }
+            *nth > at
+        });
+        drawn
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> TargetStats {
+        self.stats
     }
 
     /// Changes the faults from now on.

@@ -3,10 +3,15 @@
 //! A breach of the protocol resets the connection: at error recovery level 0 that is what is left of
 //! every other answer (RFC 7143 section 7.1.4.4).
 
+use std::io::IoSliceMut;
+use std::ops::Range;
+
+use netswap_net::RecvVec;
 use netswap_reserve::Time;
 use netswap_swap::Disk;
 
-use super::conn::{Conn, Ctl, Phase, SlotState};
+use super::conn::{Conn, Ctl, Phase, SlotState, TaskSlot};
+use super::faults::Fault;
 use super::{CTL_MAX, IscsiTarget};
 use crate::digest::{Crc, DIGEST_LEN, Digests};
 use crate::login::LOGIN_SEGMENT_MAX;
@@ -18,6 +23,10 @@ use crate::window::before;
 
 /// Data that is thrown away goes here, a piece at a time.
 const SINK: usize = 4096;
+
+/// What comes behind a header is taken with it as far as this goes, and copied to its place: some headers of
+/// reads, or two or three writes of a page, for one call of the transport. Picked by eye.
+const AHEAD: usize = 16384;
 
 /// How an initiator broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,8 +47,6 @@ pub(super) enum Breach {
     Unsolicited,
     #[error("target transfer tag of no open R2T")]
     TransferTag,
-    #[error("DataSN is not the next one")]
-    DataSn,
     #[error("buffer offset is not the next one")]
     Offset,
     #[error("more data than was asked for")]
@@ -106,9 +113,7 @@ pub(super) enum Effect {
         itt: u32,
         reason: u8,
     },
-    TaskManagement {
-        itt: u32,
-    },
+    TaskManagement,
     Reject {
         reason: u8,
     },
@@ -135,6 +140,9 @@ pub(super) struct TargetRx {
     digest: [u8; DIGEST_LEN],
     /// That of header or data so far.
     crc: Crc,
+    /// Bytes behind a header that have come with it, and which of them have their place yet to find.
+    ahead: Vec<u8>,
+    staged: Range<usize>,
 }
 
 impl TargetRx {
@@ -150,6 +158,8 @@ impl TargetRx {
             digests: Digests::default(),
             digest: [0; DIGEST_LEN],
             crc: Crc::new(),
+            ahead: vec![0; AHEAD],
+            staged: 0..0,
         }
     }
 
@@ -159,6 +169,7 @@ impl TargetRx {
         self.at = 0;
         self.effect = Effect::None;
         self.digests = Digests::default();
+        self.staged = 0..0;
     }
 
     /// PDUs from now on have these digests.
@@ -175,7 +186,66 @@ impl TargetRx {
 }
 
 impl<D: Disk> IscsiTarget<D> {
+    /// Where the next bytes of the stream belong; nowhere while some that have come are not at
+    /// their place.
     pub(super) fn recv_buffer(&mut self, index: usize) -> &mut [u8] {
+        match self.conns[index].rx.staged.is_empty() {
+            true => self.place(index),
+            false => &mut [],
+        }
+    }
+
+    /// As [`IscsiTarget::recv_buffer`]; behind a header there is room for what follows it.
+    pub(super) fn recv_buffers<'a>(&'a mut self, index: usize, out: &mut RecvVec<'a>) {
+        if !self.takes_ahead(index) {
+            let buffer = self.recv_buffer(index);
+            if !buffer.is_empty() {
+                // An empty vector has room for it.
+                let _ = out.try_push(IoSliceMut::new(buffer));
+            }
+            return;
+        }
+        let TargetRx { bhs, at, ahead, .. } = &mut self.conns[index].rx;
+        let _ = out.try_push(IoSliceMut::new(&mut bhs[*at..]));
+        let _ = out.try_push(IoSliceMut::new(&mut ahead[..]));
+    }
+
+    fn takes_ahead(&self, index: usize) -> bool {
+        let Conn { phase, rx, .. } = &self.conns[index];
+        rx.part == Part::Header && *phase == Phase::Full && rx.staged.is_empty()
+    }
+
+    /// The first `n` bytes of what was shown have been filled.
+    pub(super) fn take(&mut self, now: Time, index: usize, n: usize) {
+        let first = n.min(self.recv_buffer(index).len());
+        let ahead = if self.takes_ahead(index) { AHEAD } else { 0 };
+        assert!(n - first <= ahead, "more was received than there was room for");
+        self.conns[index].rx.staged = 0..n - first;
+        self.received(now, index, first);
+        self.place_staged(now, index);
+    }
+
+    /// Brings what has come behind a header to its place, as far as there is one.
+    fn place_staged(&mut self, now: Time, index: usize) {
+        if self.conns[index].rx.staged.is_empty() {
+            return;
+        }
+        let ahead = std::mem::take(&mut self.conns[index].rx.ahead);
+        loop {
+            let Range { start, end } = self.conns[index].rx.staged;
+            let place = self.place(index);
+            let n = place.len().min(end - start);
+            if n == 0 {
+                break;
+            }
+            place[..n].copy_from_slice(&ahead[start..start + n]);
+            self.conns[index].rx.staged = start + n..end;
+            self.received(now, index, n);
+        }
+        self.conns[index].rx.ahead = ahead;
+    }
+
+    fn place(&mut self, index: usize) -> &mut [u8] {
         let transfer_max = self.config.transfer_max as usize;
         let per_conn = self.config.slots();
         let conn = &mut self.conns[index];
@@ -249,6 +319,7 @@ impl<D: Disk> IscsiTarget<D> {
         if let Err(breach) = self.header(now, index) {
             self.breach(index, breach);
         }
+        self.place_staged(now, index);
     }
 
     fn breach(&mut self, index: usize, breach: Breach) {
@@ -362,8 +433,9 @@ impl<D: Disk> IscsiTarget<D> {
         if len > conn.params.recv_own as usize {
             return Err(Breach::DataSegmentLength);
         }
-        // Two places stay for pings and messages that the owner of the target sends.
-        if conn.ctl.len() + 2 >= CTL_MAX {
+        // Two places stay for pings and messages that the owner of the target sends, and one for each
+        // function that waits.
+        if conn.ctl.len() + conn.waiting.len() + 2 >= CTL_MAX {
             return Ok(None);
         }
         let is_text = opcode_of(&conn.rx.bhs) == opcode::TEXT_REQUEST;
@@ -380,7 +452,7 @@ impl<D: Disk> IscsiTarget<D> {
             RequestPdu::DataOut(data) => check_data_out(conn, data).map(Some),
             RequestPdu::NopOut(nop) => self.check_nop(index, nop),
             RequestPdu::TaskManagement(request) => {
-                let effect = Effect::TaskManagement { itt: request.itt };
+                let effect = Effect::TaskManagement;
                 Ok(Some(numbered(conn, request.immediate, request.cmd_sn, effect)?))
             }
             RequestPdu::Logout(request) => {
@@ -424,7 +496,13 @@ impl<D: Disk> IscsiTarget<D> {
             conn.exp_cmd_sn = conn.exp_cmd_sn.wrapping_add(1);
         }
         self.begin_command(index, slot, command);
-        let task = &self.conns[index].slots[slot];
+        let task = &mut self.conns[index].slots[slot];
+        if task.drawn.take(Fault::Reject) {
+            self.counts.count(Fault::Reject);
+            task.reset();
+            let effect = Effect::Reject { reason: reject::PROTOCOL_ERROR };
+            return Ok(Some((effect, Dest::Sink)));
+        }
         // What is kept fits the buffer: a longer command was refused.
         let dest = if task.keep { Dest::Slot { slot, offset: 0 } } else { Dest::Sink };
         Ok(Some((Effect::Command { slot }, dest)))
@@ -487,9 +565,8 @@ impl<D: Disk> IscsiTarget<D> {
                 let response = if reason <= 1 { 0 } else { 2 };
                 conn.ctl.push_back(Ctl::Logout { itt, response });
             }
-            // 5: task management is not supported.
-            (Effect::TaskManagement { itt }, _) => {
-                conn.ctl.push_back(Ctl::TaskManagement { itt, response: 5 });
+            (Effect::TaskManagement, Some(RequestPdu::TaskManagement(request))) => {
+                self.manage(now, index, &request);
             }
             (Effect::Text { fresh, itt }, _) => self.take_text(index, fresh, itt)?,
             (Effect::Reject { reason }, _) => {
@@ -540,16 +617,16 @@ fn free_slot(conn: &Conn, itt: u32) -> Result<Option<usize>, Breach> {
 }
 
 /// Where the data of a Data-Out goes, if it is one that may come now.
-fn check_data_out(conn: &Conn, data: &DataOut) -> Result<(Effect, Dest), Breach> {
-    let collects = |s: &super::conn::TaskSlot| s.state == SlotState::Collecting && !s.nop;
+fn check_data_out(conn: &mut Conn, data: &DataOut) -> Result<(Effect, Dest), Breach> {
+    let first_burst = conn.params.first_burst();
+    let collects =
+        |s: &TaskSlot| matches!(s.state, SlotState::Collecting | SlotState::Aborting) && !s.nop;
     let slot = conn.slots.iter().position(|s| collects(s) && s.itt == data.itt);
     // The command was ignored or has ended: its data is not wanted any more.
     let Some(slot) = slot else { return Ok((Effect::None, Dest::Sink)) };
-    let task = &conn.slots[slot];
+    let task = &mut conn.slots[slot];
     let (at, end, data_sn) = match (data.ttt, task.unsolicited) {
-        (TAG_NONE, Some((at, data_sn))) => {
-            (at, conn.params.first_burst().min(task.expected), data_sn)
-        }
+        (TAG_NONE, Some((at, data_sn))) => (at, first_burst.min(task.expected), data_sn),
         (TAG_NONE, None) => return Err(Breach::Unsolicited),
         (ttt, _) => match task.open.first() {
             // Section 13.19: sequences come in the order in which they were asked for.
@@ -557,8 +634,13 @@ fn check_data_out(conn: &Conn, data: &DataOut) -> Result<(Effect, Dest), Breach>
             _ => return Err(Breach::TransferTag),
         },
     };
-    if data.data_sn != data_sn {
-        return Err(Breach::DataSn);
+    if data.data_sn != data_sn && !task.garbled {
+        tracing::debug!(itt = data.itt, got = data.data_sn, want = data_sn, "DataSN");
+        task.garble();
+    }
+    // What belongs to a task that has failed only has to come to an end.
+    if task.garbled || task.state == SlotState::Aborting {
+        return Ok((Effect::DataOut { slot }, Dest::Sink));
     }
     if data.offset != at {
         return Err(Breach::Offset);
@@ -578,13 +660,13 @@ fn check_data_out(conn: &Conn, data: &DataOut) -> Result<(Effect, Dest), Breach>
 fn take_data_out(conn: &mut Conn, slot: usize, data: &DataOut) -> Result<(), Breach> {
     let task = &mut conn.slots[slot];
     if data.ttt == TAG_NONE {
-        let at = data.offset + data.data_len;
+        let at = if task.garbled { task.asked_to } else { data.offset + data.data_len };
         task.asked_to = at;
         task.unsolicited = (!data.last).then_some((at, data.data_sn.wrapping_add(1)));
         return Ok(());
     }
     let open = task.open.first_mut().ok_or(Breach::TransferTag)?;
-    open.at += data.data_len;
+    open.at = open.at.saturating_add(data.data_len);
     open.data_sn = open.data_sn.wrapping_add(1);
     if data.last {
         task.open.remove(0);

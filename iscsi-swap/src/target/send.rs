@@ -4,14 +4,14 @@ use netswap_net::SendVec;
 use netswap_swap::Disk;
 
 use super::conn::{Conn, Ctl, OpenR2t, Phase, SlotState, TaskSlot};
-use super::faults::{self, FaultCounts};
+use super::faults::{self, Fault, FaultCounts};
 use super::{IscsiTarget, SenseForm};
 use crate::login::TargetLogin;
 use crate::pdu::{
     AsyncMessage, BHS_LEN, Bhs, DataIn, LogoutResponse, NopIn, R2t, Reject, ScsiResponse, TAG_NONE,
     TaskManagementResponse,
 };
-use crate::scsi::status;
+use crate::scsi::{Sense, status};
 use crate::tx::TxPdu;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -134,7 +134,10 @@ fn send_ctl(conn: &mut Conn) -> bool {
             let reject = Reject { reason, sns, data_sn: 0, data_len: BHS_LEN as u32 };
             TxPdu::new(reject.build(), TxData::Inline(bhs), BHS_LEN as u32)
         }
-        Ctl::TaskManagement { itt, response } => {
+        Ctl::TaskManagement { itt, response, closes } => {
+            if closes {
+                conn.phase = Phase::Closing;
+            }
             let sns = conn.status_sns();
             let answer = TaskManagementResponse { response, itt, sns };
             TxPdu::new(answer.build(), TxData::None, 0)
@@ -152,6 +155,19 @@ fn send_ctl(conn: &mut Conn) -> bool {
             let ttt = next_ttt(conn);
             let nop = NopIn { lun: [0; 8], itt: TAG_NONE, ttt, sns, data_len: 0 };
             TxPdu::new(nop.build(), TxData::None, 0)
+        }
+        Ctl::Window => {
+            let sns = conn.sns();
+            let nop = NopIn { lun: [0; 8], itt: TAG_NONE, ttt: TAG_NONE, sns, data_len: 0 };
+            TxPdu::new(nop.build(), TxData::None, 0)
+        }
+        Ctl::UnitEvent { lun, sense } => {
+            let sns = conn.status_sns();
+            let (inline, data_len) = sense_segment(sense, SenseForm::Fixed);
+            let (parameter1, parameter2, parameter3) = (0, 0, 0);
+            let message =
+                AsyncMessage { lun, sns, event: 0, parameter1, parameter2, parameter3, data_len };
+            TxPdu::new(message.build(), TxData::Inline(inline), data_len)
         }
         Ctl::Async { event, parameters: [parameter1, parameter2, parameter3] } => {
             let sns = conn.status_sns();
@@ -179,9 +195,9 @@ fn send_r2t(conn: &mut Conn, dice: &mut Dice<'_>) -> bool {
     let (sns, ttt) = (conn.sns(), next_ttt(conn));
     let max_burst = conn.params.max_burst();
     let task = &mut conn.slots[usize::from(slot)];
-    let len = (task.wanted - task.asked_to).min(max_burst);
+    let len = (task.wanted - task.asked_to).min(max_burst).min(task.piece_max);
     // Asked for by an entry before.
-    if len == 0 || task.state != SlotState::Collecting {
+    if len == 0 || !task.keep || task.state != SlotState::Collecting {
         return true;
     }
     let offset = task.asked_to;
@@ -218,9 +234,17 @@ fn send_answer(conn: &mut Conn, dice: &mut Dice<'_>, config: &super::TargetConfi
     };
     let task = &mut conn.slots[index];
     let pdu = spoil(task, pdu, dice);
-    let twice = last && std::mem::take(&mut task.drawn.twice);
+    if task.drawn.take(Fault::CutInHeader) {
+        dice.counts.count(Fault::CutInHeader);
+        let mut cut = TxPdu::new(pdu.bhs, TxData::None, 0);
+        cut.bhs_len = BHS_LEN as u8 / 2;
+        conn.tx.push(cut);
+        conn.phase = Phase::Closing;
+        return true;
+    }
+    let twice = last && task.drawn.take(Fault::Twice);
     if twice {
-        dice.counts.twice += 1;
+        dice.counts.count(Fault::Twice);
     }
     let copies = if twice { 2 } else { 1 };
     if let TxData::Slot { .. } = pdu.data {
@@ -254,6 +278,9 @@ fn nop_answer(conn: &mut Conn, slot: u16) -> TxPdu<TxData> {
 /// Overflow and underflow (section 11.4.5.1).
 fn residual(task: &TaskSlot) -> (bool, bool, u32) {
     let (wanted, expected) = (task.outcome.wanted, task.expected);
+    if task.drawn.has(Fault::WrongResidual) {
+        return (false, true, 512);
+    }
     match task.outcome.status {
         status::GOOD if wanted > expected => (true, false, wanted - expected),
         status::GOOD if wanted < expected => (false, true, expected - wanted),
@@ -268,7 +295,8 @@ fn data_in(conn: &mut Conn, slot: u16, moved: u32, with_status: bool) -> (TxPdu<
     let params = conn.params;
     let offset = conn.slots[index].sent;
     let burst_end = (offset / params.max_burst() + 1).saturating_mul(params.max_burst());
-    let len = (moved - offset).min(params.recv_peer).min(burst_end - offset);
+    let piece_max = params.recv_peer.min(conn.slots[index].piece_max);
+    let len = (moved - offset).min(piece_max).min(burst_end - offset);
     let end = offset + len;
     let whole = end == moved && with_status;
     let sns = match whole {
@@ -304,20 +332,16 @@ fn response(conn: &mut Conn, slot: u16, form: SenseForm) -> TxPdu<TxData> {
     let sns = conn.status_sns();
     let task = &conn.slots[usize::from(slot)];
     let (overflow, underflow, residual) = residual(task);
-    let mut inline = [0; BHS_LEN];
-    let mut len = 0;
-    if let Some(sense) = task.outcome.sense {
-        let sense = sense.build(form);
-        if !sense.is_empty() {
-            inline[..2].copy_from_slice(&(sense.len() as u16).to_be_bytes());
-            inline[2..2 + sense.len()].copy_from_slice(&sense);
-            len = 2 + sense.len() as u32;
-        }
+    let form = task.form.unwrap_or(form);
+    let (mut inline, len) =
+        task.outcome.sense.map_or(([0; BHS_LEN], 0), |sense| sense_segment(sense, form));
+    if task.drawn.has(Fault::LyingSense) {
+        inline[..2].copy_from_slice(&0x7fff_u16.to_be_bytes());
     }
     let answer = ScsiResponse {
         overflow,
         underflow,
-        response: 0,
+        response: task.response,
         status: task.outcome.status,
         itt: task.itt,
         sns,
@@ -329,17 +353,29 @@ fn response(conn: &mut Conn, slot: u16, form: SenseForm) -> TxPdu<TxData> {
     TxPdu::new(answer.build(), data, len)
 }
 
+/// The data segment that tells `sense` (section 11.4.7), and its length.
+fn sense_segment(sense: Sense, form: SenseForm) -> (Bhs, u32) {
+    let mut inline = [0; BHS_LEN];
+    let sense = sense.build(form);
+    if sense.is_empty() {
+        return (inline, 0);
+    }
+    inline[..2].copy_from_slice(&(sense.len() as u16).to_be_bytes());
+    inline[2..2 + sense.len()].copy_from_slice(&sense);
+    (inline, 2 + sense.len() as u32)
+}
+
 /// Ruins the first PDU of a command for which garbage was drawn.
 fn spoil(task: &mut TaskSlot, mut pdu: TxPdu<TxData>, dice: &mut Dice<'_>) -> TxPdu<TxData> {
-    if std::mem::take(&mut task.drawn.bad_header_digest) {
-        dice.counts.header_digest += 1;
+    if task.drawn.take(Fault::HeaderDigest) {
+        dice.counts.count(Fault::HeaderDigest);
         pdu.bad.header = true;
     }
-    if pdu.data_len > 0 && std::mem::take(&mut task.drawn.bad_data_digest) {
-        dice.counts.data_digest += 1;
+    if pdu.data_len > 0 && task.drawn.take(Fault::DataDigest) {
+        dice.counts.count(Fault::DataDigest);
         pdu.bad.data = true;
     }
-    if !std::mem::take(&mut task.drawn.garbage) {
+    if !task.drawn.take(Fault::Garbage) {
         return pdu;
     }
     let mut bhs: Bhs = pdu.bhs;

@@ -1,13 +1,14 @@
 //! A connection as the transport sees it, and its login.
 
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::Time;
 use netswap_swap::Disk;
 
-use super::conn::{Phase, SlotState};
+use super::conn::{Ctl, Phase, SlotState};
 use super::{IscsiTarget, TargetSession};
 use crate::login::{TargetStep, login_status, stage};
 use crate::pdu::{LoginRequest, LoginResponse, Sns};
+use crate::scsi::Sense;
 
 impl<D: Disk> Session for TargetSession<'_, D> {
     fn handle_connected(&mut self, _now: Time) {
@@ -25,10 +26,13 @@ impl<D: Disk> Session for TargetSession<'_, D> {
         self.target.recv_buffer(self.index)
     }
 
+    fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
+        self.target.recv_buffers(self.index, out);
+    }
+
     fn handle_received(&mut self, now: Time, n: usize) {
-        assert!(n <= self.recv_buffer().len(), "more was received than there was room for");
         if n > 0 {
-            self.target.received(now, self.index, n);
+            self.target.take(now, self.index, n);
         }
     }
 
@@ -59,11 +63,24 @@ impl<D: Disk> Session for TargetSession<'_, D> {
 
     fn handle_deadline(&mut self, now: Time) {
         let conn = &mut self.target.conns[self.index];
+        if conn.patience_ends().is_some_and(|at| at <= now) {
+            tracing::warn!(connection = self.index, "data of aborted tasks did not come");
+            conn.abort();
+            return;
+        }
+        if conn.shut_until.is_some_and(|at| at <= now) {
+            conn.shut_until = None;
+            conn.push_script(Ctl::Window);
+        }
         for slot in 0..conn.slots.len() {
             let task = &mut conn.slots[slot];
             if matches!(task.state, SlotState::Waiting { due } if due <= now) {
                 task.state = SlotState::Ready;
                 conn.ready.push_back(slot as u16);
+            }
+            let asks = task.state == SlotState::Collecting;
+            if asks && task.r2t_due.take_if(|due| *due <= now).is_some() {
+                conn.queue_r2ts(slot);
             }
         }
     }
@@ -143,12 +160,16 @@ impl<D: Disk> IscsiTarget<D> {
                 old.abort();
             }
         }
+        self.stats.logins += 1;
         let tsih = self.next_tsih;
         self.next_tsih = self.next_tsih.checked_add(1).unwrap_or(1);
         let conn = &mut self.conns[index];
         conn.params = conn.login.params();
         conn.rx.set_digests(conn.params.digests());
-        conn.attention.fill(self.restarted);
+        for unit in &mut conn.attention {
+            unit.clear();
+            unit.extend(self.restarted.then_some(Sense::RESET));
+        }
         tsih
     }
 }

@@ -2,6 +2,8 @@
 //! virtual time. Everything is drawn from one seed.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod raw;
+
 use std::collections::VecDeque;
 
 use netswap_iscsi::{InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig};

@@ -11,6 +11,8 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use netswap::swap::{Disk, MemDisk};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 /// Bytes of a block of `st_blocks` (stat(2)).
 const STAT_BLOCK: u64 = 512;
@@ -21,6 +23,24 @@ const ZEROS: [u8; 4096] = [0; 4096];
 pub(super) enum Served {
     File(FileDisk),
     Memory(Memory),
+}
+
+impl Served {
+    /// What tells a file from every other one of this machine; `None` of memory.
+    pub(super) fn identity(&self) -> io::Result<Option<u64>> {
+        match self {
+            Served::File(file) => file.identity().map(Some),
+            Served::Memory(_) => Ok(None),
+        }
+    }
+
+    /// Memory without a byte yet; a file as it is.
+    pub(super) fn emptied(self) -> Served {
+        match self {
+            Served::Memory(memory) => Served::Memory(Memory { len: 0, ..memory }),
+            file => file,
+        }
+    }
 }
 
 /// A file, or a block device.
@@ -70,11 +90,6 @@ impl Memory {
     pub(super) fn new(size: u64) -> io::Result<Memory> {
         let disk = MemDisk::try_new(size).map_err(io::Error::other)?;
         Ok(Memory { disk, len: size })
-    }
-
-    /// Without a byte yet.
-    pub(super) fn emptied(self) -> Memory {
-        Memory { len: 0, ..self }
     }
 }
 
@@ -130,6 +145,15 @@ impl Disk for Served {
         }
     }
 
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.len());
+        end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        match self {
+            Served::File(file) => file.discard(offset, len),
+            Served::Memory(memory) => memory.disk.discard(offset, len),
+        }
+    }
+
     fn set_len(&mut self, len: u64) -> io::Result<()> {
         match self {
             Served::File(file) => file.set_len(len),
@@ -139,6 +163,34 @@ impl Disk for Served {
 }
 
 impl FileDisk {
+    /// Makes a hole, or writes zeros where the file system has no holes.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, flags, offset, len) {
+            Ok(()) => {
+                self.is_full.set(false);
+                Ok(())
+            }
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => {
+                let end = offset + len;
+                let mut at = offset;
+                while at < end {
+                    let n = (end - at).min(ZEROS.len() as u64);
+                    self.file.write_all_at(&ZEROS[..n as usize], at)?;
+                    at += n;
+                }
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// What tells this file from every other one of this machine.
+    fn identity(&self) -> io::Result<u64> {
+        let meta = self.file.metadata()?;
+        Ok(meta.dev().rotate_left(48) ^ meta.ino())
+    }
+
     fn set_len(&mut self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
         // New bytes are a hole.

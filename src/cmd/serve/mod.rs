@@ -1,37 +1,23 @@
-//! `netswap serve nfs`: the embedded NFS server on sockets of the kernel, for other people's clients.
+//! `netswap serve`: the embedded servers on sockets of the kernel, for other people's clients.
 //!
-//! One thread turns one event loop: calls are executed as they arrive, and a write that must be durable
+//! One thread turns one event loop: requests are executed as they arrive, and a write that must be durable
 //! holds the others up until the disk has it. There are no permissions: whoever reaches the port reads
-//! and writes the file.
+//! and writes what is served.
 
 mod disk;
+mod iscsi;
+mod listen;
+mod nfs;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use netswap::net::kernel::{Clock, KernelConfig, KernelNet, KernelStats, ListenConfig};
-use netswap::nfs::{FAULT_NAMES, NfsServer, NfsServerConfig, ServerFaults};
 use netswap::report::table;
-use netswap::reserve::{PagePool, PoolConfig};
-use netswap::swap::Disk;
-use netswap::units::{Bytes, Nanos, Share};
+use netswap::units::{Bytes, Share};
 use serde_json::json;
 
-use super::signals::Stop;
 use super::{EXIT_OK, Failure, Outcome, out};
 use disk::{FileDisk, Memory, Served};
-
-/// Calls a client may have outstanding before its next ones wait in the kernel. Picked by eye: half of the
-/// deepest queue that is measured; each takes a buffer of one READ or WRITE.
-const RECORDS: usize = 32;
-/// Replies of changes that are remembered for each connection. Picked by eye: some times `RECORDS`.
-const REMEMBERED: usize = 128;
-/// WRITEs that can be put aside at once. Picked by eye.
-const HELD: usize = 16;
-/// Most bytes a call may carry, of the two options that set it.
-const TRANSFER_MAX: u64 = 1 << 20;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -45,25 +31,24 @@ enum Protocol {
     ///
     /// Made for tests of clients: there are no permissions, whoever reaches the port reads and writes the
     /// file. It runs until SIGINT or SIGTERM, and prints what it did.
-    Nfs(Box<NfsArgs>),
+    Nfs(Box<nfs::NfsArgs>),
+    /// Serve one file as a logical unit by iSCSI, with faults on demand
+    ///
+    /// Made for tests of initiators: whoever reaches the port and is let in reads and writes the file. It runs
+    /// until SIGINT or SIGTERM, and prints what it did.
+    Iscsi(Box<iscsi::IscsiArgs>),
 }
 
+pub(super) fn run(args: &Args) -> Outcome {
+    match &args.protocol {
+        Protocol::Nfs(args) => nfs::run(args),
+        Protocol::Iscsi(args) => iscsi::run(args),
+    }
+}
+
+/// What is served.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Faults (--fault): late, twice: replies held back, or sent again, by --late-by; garbage: replies \
-                  damaged; jukebox: NFS3ERR_JUKEBOX; short-write, short-read: fewer bytes than asked for; forget: what \
-                  is uncommitted is lost, the verifier another one; weak: a WRITE less stable than asked for; held: \
-                  a WRITE put aside without an answer, and carried out --held-for later.\n
-Examples:
-  netswap serve nfs --listen 127.0.0.1:20490 --file /var/tmp/area0 --size 1GiB
-  netswap serve nfs --memory 1GiB --fault jukebox=1% --fault twice=0.1% --seed 7
-  nfs-ls 'nfs://127.0.0.1/swap?version=3&nfsport=20490&mountport=20490'\n
-Exit codes: 0 ended by a signal; 1 the file failed; 2 the file or the address cannot be used."
-)]
-struct NfsArgs {
-    /// Where to listen, as ADDRESS:PORT; port 0 lets the system choose
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
+struct StoreArgs {
     /// The file or block device that holds the bytes; a file is created if there is none. One without a byte is
     /// not shown until a client creates it
     #[arg(long, value_name = "F", required_unless_present = "memory")]
@@ -71,72 +56,20 @@ struct NfsArgs {
     /// Serve so much memory instead of a file
     #[arg(long, value_name = "SIZE", conflicts_with_all = ["file", "size", "no_sync"])]
     memory: Option<Bytes>,
-    /// Show the memory only once a client has created the file
-    #[arg(long, requires = "memory")]
-    absent: bool,
     /// Length of the file if it is created here, or empty; of another one it is an error that its length differs
     #[arg(long)]
     size: Option<Bytes>,
-    /// The most bytes that clients may make the file long [default: 1024GiB, or the memory]
-    #[arg(long, value_name = "SIZE")]
-    limit: Option<Bytes>,
     /// Answer writes as stable without fsync: whatever the machine has not written is lost when it fails
     #[arg(long)]
     no_sync: bool,
-    /// Path of the export
-    #[arg(long, value_name = "PATH", default_value = "/swap")]
-    export: String,
-    /// Name in the export [default: that of the file, or `area0`]
-    #[arg(long)]
-    name: Option<String>,
-    /// Connections at once; more wait until one ends
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    clients: u16,
-    /// Most bytes of a READ
-    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
-    rtmax: Bytes,
-    /// Most bytes of a WRITE
-    #[arg(long, value_name = "SIZE", default_value = "64KiB")]
-    wtmax: Bytes,
-    /// A fault, and the share of calls it is made at: `jukebox=1%`, `held=100ppm`; may be given again
-    #[arg(long = "fault", value_name = "NAME=P", value_parser = parse_fault)]
-    faults: Vec<(&'static str, u32)>,
-    /// How long late and repeated replies are held back
-    #[arg(long, value_name = "TIME", default_value = "100ms")]
-    late_by: Nanos,
-    /// How long a WRITE is put aside
-    #[arg(long, value_name = "TIME", default_value = "1s")]
-    held_for: Nanos,
-    /// Seed of the faults
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The write verifier; by default one that no earlier start had. With the same one a restart does not show
-    #[arg(long, value_name = "N")]
-    boot: Option<u64>,
-    /// Print JSON: an object when it listens, one when it has ended; one object a line
-    #[arg(long)]
-    json: bool,
 }
 
-fn parse_fault(text: &str) -> Result<(&'static str, u32), String> {
-    let known = || format!("known: {}", FAULT_NAMES.join(", "));
-    let (name, share) = text
-        .split_once('=')
-        .ok_or_else(|| format!("write NAME=P, jukebox=1% for one; {}", known()))?;
-    let ppm = share.parse::<Share>().map_err(|error| error.to_string())?.0 as u32;
-    ServerFaults::default().set(name, ppm).map_err(|error| error.to_string())?;
-    let known = FAULT_NAMES.iter().find(|known| **known == name);
-    known.map(|name| (*name, ppm)).ok_or_else(|| format!("unknown fault {name:?}"))
-}
-
-impl NfsArgs {
+impl StoreArgs {
     fn open(&self) -> Result<Served, Failure> {
         if let Some(size) = self.memory {
             return match Memory::new(size.0) {
                 Ok(_) if size.0 == 0 => Err(Failure::usage("--memory 0B: nothing to serve")),
-                Ok(memory) => {
-                    Ok(Served::Memory(if self.absent { memory.emptied() } else { memory }))
-                }
+                Ok(memory) => Ok(Served::Memory(memory)),
                 Err(error) => Err(Failure::usage(format_args!("--memory {size}: {error}"))),
             };
         }
@@ -146,234 +79,56 @@ impl NfsArgs {
             .map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))
     }
 
-    /// The name that clients look up.
-    fn name(&self) -> Result<String, Failure> {
-        let of_file =
-            || self.file.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-        let name = self.name.as_deref().or_else(of_file).unwrap_or("area0");
-        let fits = (1..=255).contains(&name.len()) && !name.contains(['/', '\0']);
-        if !fits || matches!(name, "." | "..") {
-            return Err(Failure::usage(format_args!("{name:?} is no name of a file: give --name")));
-        }
-        Ok(name.into())
+    fn is_durable(&self) -> bool {
+        self.memory.is_none() && !self.no_sync
     }
 
-    fn config(&self, port: u16, len: u64) -> Result<NfsServerConfig, Failure> {
-        let mut faults = ServerFaults {
-            late_by: self.late_by.span(),
-            held_for: self.held_for.span(),
-            ..ServerFaults::default()
-        };
-        for (name, ppm) in &self.faults {
-            faults.set(name, *ppm).map_err(Failure::usage)?;
-        }
-        let transfer = |option: &str, size: Bytes| match size.0 {
-            512..=TRANSFER_MAX => Ok(size.0 as u32),
-            _ => Err(Failure::usage(format_args!("{option} {size}: give 512B to 1MiB"))),
-        };
-        if !self.export.starts_with('/') || self.export.len() > 1024 {
-            let export = &self.export;
-            return Err(Failure::usage(format_args!("--export {export}: give a path like /swap")));
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let file_bytes_max = match (self.limit, self.memory) {
-            (_, Some(memory)) => memory.0,
-            (Some(limit), None) => limit.0.max(len),
-            (None, None) => (1 << 40).max(len),
-        };
-        Ok(NfsServerConfig {
-            export: self.export.clone(),
-            ports: Some((port, port)),
-            boot: self.boot.unwrap_or(now.as_nanos() as u64),
-            rtmax: transfer("--rtmax", self.rtmax)?,
-            wtmax: transfer("--wtmax", self.wtmax)?,
-            file_bytes_max,
-            faults,
-            seed: self.seed,
-            max_connections: self.clients.into(),
-            records: RECORDS,
-            // Only who is to lose something must know what was there before.
-            keep_old: faults.forget_ppm > 0,
-            held: if faults.held_ppm > 0 { HELD } else { 0 },
-            remembered: REMEMBERED,
-            files: 1,
-            ..NfsServerConfig::default()
-        })
-    }
-}
-
-/// The URL of a file, as libnfs and this command spell it.
-fn url(listens: SocketAddr, export: &str, name: &str) -> String {
-    let ip = match listens.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    let host = match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-    };
-    let path = escape(&format!("{}/{name}", export.trim_end_matches('/')));
-    let port = listens.port();
-    format!("nfs://{host}{path}?version=3&nfsport={port}&mountport={port}")
-}
-
-/// A path with everything escaped that means something in a URL.
-fn escape(path: &str) -> String {
-    let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '%' | '?' | '#' | '&');
-    let mut out = String::with_capacity(path.len());
-    for c in path.chars() {
-        if plain(c) {
-            out.push(c);
-        } else {
-            let mut bytes = [0; 4];
-            for byte in c.encode_utf8(&mut bytes).bytes() {
-                out.push_str(&format!("%{byte:02X}"));
-            }
+    /// What becomes of writes, in words.
+    fn durability(&self) -> &'static str {
+        match (self.memory, self.no_sync) {
+            (Some(_), _) => "memory: gone when this command ends",
+            (None, true) => "no fsync: what the machine has not written is lost when it fails",
+            (None, false) => "writes that must be stable wait for fsync",
         }
     }
-    out
 }
 
-pub(super) fn run(args: &Args) -> Outcome {
-    match &args.protocol {
-        Protocol::Nfs(args) => serve_nfs(args),
-    }
+/// `NAME=P` with one of the `known` names; the share in parts per million.
+fn parse_named_fault(
+    text: &str,
+    known: &'static [&'static str],
+) -> Result<(&'static str, u32), String> {
+    let list = || format!("known: {}", known.join(", "));
+    let (name, share) = text
+        .split_once('=')
+        .ok_or_else(|| format!("write NAME=P, {}=1% for one; {}", known[0], list()))?;
+    let ppm = share.parse::<Share>().map_err(|error| error.to_string())?.0 as u32;
+    let found = known.iter().find(|known| **known == name);
+    found.map(|name| (*name, ppm)).ok_or_else(|| format!("unknown fault {name:?}; {}", list()))
 }
 
-fn serve_nfs(args: &NfsArgs) -> Outcome {
-    let name = args.name()?;
-    // What is wrong with the options is said before a file is made.
-    args.config(0, 0)?;
-    let disk = args.open()?;
-    let clients = usize::from(args.clients);
-    let config = KernelConfig { listeners: 1, ..KernelConfig::new(clients) };
-    let mut net = KernelNet::new(config).map_err(Failure::usage)?;
-    let listener = net.listen(&ListenConfig::new(args.listen, clients)).map_err(Failure::usage)?;
-    let listens = net.listener_addr(listener);
-    let first = net.listener_conns(listener).next().map_or(0, |id| id.index());
-    let config = args.config(listens.port(), disk.len())?;
-    let pool = PagePool::new(PoolConfig::new(config.frames() + 256));
-    let mut server = NfsServer::new(config, &pool).map_err(|error| {
-        Failure::usage(format_args!("no memory for {clients} clients: {error}"))
-    })?;
-    if disk.is_empty() || args.absent {
-        server.add_spare_for(&name, disk);
-    } else {
-        server.add_file(&name, disk);
-    }
-    let stop = Stop::on_signals(net.waker())
-        .map_err(|error| Failure::usage(format_args!("cannot wait for signals: {error}")))?;
-    announce(args, listens, &name)?;
-
-    let clock = Clock::new();
-    while !stop.is_asked() {
-        net.wait(clock.now(), None).map_err(Failure::of_run)?;
-        let now = clock.now();
-        while let Some(id) = net.next_ready(now) {
-            net.drive(now, id, &mut server.connection(id.index() - first));
-        }
-    }
-    // A server that ends in peace keeps what it was given.
-    let flushed = server.disk_mut(&name).map_or(Ok(()), |disk| disk.flush());
-    summarise(args, &server, &net.stats(), clock.now().as_nanos())?;
-    flushed.map_err(|error| {
-        Failure::of_run(format_args!("the file cannot be made durable: {error}"))
-    })?;
-    Ok(EXIT_OK)
-}
-
-fn announce(args: &NfsArgs, listens: SocketAddr, name: &str) -> Result<(), Failure> {
-    let url = url(listens, &args.export, name);
-    if !listens.ip().is_loopback() {
-        out::note("netswap: whoever reaches this port may read and write the file");
-    }
-    if args.json {
-        return out::line(json!({
-            "url": url,
-            "listen": listens,
-            "export": args.export,
-            "name": name,
-            "durable": args.memory.is_none() && !args.no_sync,
-        }));
-    }
-    out::line(&url)?;
-    let durability = match (args.memory, args.no_sync) {
-        (Some(_), _) => "memory: gone when this command ends",
-        (None, true) => "no fsync: what the machine has not written is lost when it fails",
-        (None, false) => "stable writes and COMMIT wait for fsync",
-    };
-    out::line(format_args!("listens on {listens}, {durability}; ends on SIGINT or SIGTERM"))
-}
-
-fn summarise<D: Disk>(
-    args: &NfsArgs,
-    server: &NfsServer<D>,
-    net: &KernelStats,
+/// Prints what a server did, and the faults it made.
+fn print_summary(
+    json: bool,
+    counts: &[(&str, u64)],
+    faults: &[(&str, u64)],
     ran_ns: u64,
 ) -> Result<(), Failure> {
-    let stats = server.stats();
-    let counts = [
-        ("connections", net.conns.accepts),
-        ("calls", stats.calls),
-        ("READs", stats.reads),
-        ("WRITEs", stats.writes),
-        ("READDIRs", stats.lists),
-        ("answered again", stats.cached),
-        ("not understood", stats.bad_calls),
-        ("UNSTABLE writes lost", stats.lost),
-        ("bytes received", net.conns.bytes_received),
-        ("bytes sent", net.conns.bytes_sent),
-    ];
-    let faults = server.fault_counts().named().into_iter().filter(|(_, n)| *n > 0);
-    if args.json {
+    let faults = faults.iter().copied().filter(|(_, n)| *n > 0);
+    if json {
         let key = |name: &str| name.replace(", ", " ").replace(' ', "_").to_lowercase();
         let object = |pairs: &mut dyn Iterator<Item = (&str, u64)>| -> serde_json::Value {
             pairs.map(|(name, n)| (key(name), json!(n))).collect::<serde_json::Map<_, _>>().into()
         };
         return out::line(json!({
-            "counts": object(&mut counts.into_iter()),
+            "counts": object(&mut counts.iter().copied()),
             "faults": object(&mut faults.into_iter()),
             "ran_s": ran_ns as f64 / 1e9,
         }));
     }
     let head = vec!["what".to_string(), "times".to_string()];
-    let rows = counts.into_iter().map(|(name, n)| vec![name.to_string(), n.to_string()]);
+    let rows = counts.iter().map(|(name, n)| vec![name.to_string(), n.to_string()]);
     let faults = faults.map(|(name, n)| vec![format!("fault: {name}"), n.to_string()]);
     let rows: Vec<_> = std::iter::once(head).chain(rows).chain(faults).collect();
     out::print(table(&rows))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use netswap::nfs::NfsUrl;
-
-    #[test]
-    fn the_printed_url_is_one_that_this_command_reads() {
-        for (listens, export, name, host) in [
-            ("127.0.0.1:5", "/swap", "area0", "127.0.0.1"),
-            ("0.0.0.0:5", "/", "a b?%ä", "127.0.0.1"),
-            ("[::]:5", "/a/b/", "f&g", "[::1]"),
-        ] {
-            let text = url(listens.parse().unwrap(), export, name);
-            let url: NfsUrl = text.parse().unwrap();
-            assert_eq!((&*url.file, &*url.host.to_string()), (name, host), "{text}");
-            assert_eq!((url.nfs_port, url.mount_port), (Some(5), Some(5)));
-        }
-    }
-
-    #[test]
-    fn a_fault_is_a_name_and_a_share() {
-        assert_eq!(parse_fault("held=0.1%"), Ok(("held", 1000)));
-        for (text, hint) in [
-            ("held", "write NAME=P"),
-            ("helt=1%", "known: late, twice, garbage"),
-            ("held=2", "has no unit"),
-            ("held=200%", "out of range"),
-        ] {
-            let error = parse_fault(text).unwrap_err();
-            assert!(error.contains(hint), "{text}: {error}");
-        }
-    }
 }
