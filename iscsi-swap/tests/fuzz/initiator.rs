@@ -62,17 +62,22 @@ fn ended(backend: &mut IscsiBackend, now: Time, outstanding: &mut [usize; 8]) {
     }
 }
 
-/// Any bytes as what happens to a listing. Gives whether it found anything.
-pub fn discovery(bytes: &[u8]) -> bool {
-    let mut input = Input::new(bytes);
-    let flags: [u8; 3] = input.array();
+/// A listing set up by three bytes: as an initiator, and whether it is of a target.
+pub fn discovery_config(flags: [u8; 3]) -> DiscoveryConfig {
     let model = initiator_config(flags);
     let target = (flags[2] & 1 > 0).then_some(super::IQN);
     let mut config = DiscoveryConfig::new(model.portal, target);
     config.chap = model.chap;
     config.header_digest = model.header_digest;
     config.data_digest = model.data_digest;
-    let mut listing = IscsiDiscovery::new(config, Time::ZERO);
+    config
+}
+
+/// Any bytes as what happens to a listing. Gives whether it found anything.
+pub fn discovery(bytes: &[u8]) -> bool {
+    let mut input = Input::new(bytes);
+    let flags: [u8; 3] = input.array();
+    let mut listing = IscsiDiscovery::new(discovery_config(flags), Time::ZERO);
     let mut wire = Wire::new(target_config(flags));
     let (mut found, mut over) = (0, None);
     for _ in 0..OPERATIONS_MAX {

@@ -5,7 +5,7 @@ use netswap_iscsi::login::{
     TargetStep, login_status,
 };
 use netswap_iscsi::pdu::{LoginRequest, LoginResponse, RequestPdu, ResponsePdu, Sns, data_len, opcode};
-use netswap_iscsi::{Entropy, IscsiBackend, LoginKeys};
+use netswap_iscsi::{IscsiBackend, LoginKeys};
 use netswap_net::{Disconnect, Session};
 use netswap_reserve::Time;
 use netswap_swap::{BackendState, SwapBackend};
@@ -56,7 +56,7 @@ fn initiator_login(flags: [u8; 3]) -> InitiatorLogin {
         header_digest: config.header_digest,
         data_digest: config.data_digest,
         chap: config.chap,
-        entropy: Entropy::new([3; 32]),
+        entropy: config.entropy,
         text_chunk: [8192, 50][usize::from((flags[0] >> 7) & 1)],
         ..LoginConfig::new(INITIATOR, target, offer(flags[2]))
     })

@@ -17,7 +17,7 @@
 //! - `wire`: an initiator's session of any kind, and an honest target whose answers are tampered with;
 //! - `decode`, `login`, `initiator`, `target`: what the inputs mean.
 
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 #[path = "../../../fuzz/shared.rs"]
 pub mod shared;
@@ -25,7 +25,7 @@ pub mod shared;
 mod decode;
 mod initiator;
 mod login;
-mod pdu;
+pub mod pdu;
 mod target;
 mod wire;
 
@@ -36,9 +36,9 @@ use netswap_reserve::{PagePool, PoolConfig};
 use netswap_swap::MemDisk;
 
 pub use decode::decode;
-pub use initiator::{discovery, initiator};
+pub use initiator::{discovery, discovery_config, initiator};
 pub use login::login;
-pub use target::target;
+pub use target::{target, units};
 
 pub const IQN: &str = "iqn.2026-01.test:disk";
 const INITIATOR: &str = "iqn.2026-01.test:initiator";
@@ -60,7 +60,7 @@ fn digest(flags: u8) -> Digest {
 }
 
 /// An initiator set up by three bytes: what to prove, digests and policies, sizes.
-fn initiator_config([chap, policy, size]: [u8; 3]) -> InitiatorConfig {
+pub fn initiator_config([chap, policy, size]: [u8; 3]) -> InitiatorConfig {
     let mut config = InitiatorConfig::new("10.0.0.2:3260".parse().unwrap(), IQN, 0);
     config.initiator = INITIATOR.into();
     config.in_flight = 4;
@@ -80,7 +80,7 @@ fn initiator_config([chap, policy, size]: [u8; 3]) -> InitiatorConfig {
 }
 
 /// The target for it: it takes the same three bytes, and knows the secrets unless bit 2 of the first is set.
-fn target_config([chap, policy, size]: [u8; 3]) -> TargetConfig {
+pub fn target_config([chap, policy, size]: [u8; 3]) -> TargetConfig {
     let mut config = TargetConfig::new(IQN);
     config.queue_depth = 4;
     config.transfer_max = 32_768;
@@ -104,8 +104,8 @@ fn target_config([chap, policy, size]: [u8; 3]) -> TargetConfig {
     config
 }
 
-fn new_target(config: TargetConfig) -> IscsiTarget<MemDisk> {
-    let pool = PagePool::new(PoolConfig::new(config.frames() + 8));
+pub fn new_target(config: TargetConfig) -> IscsiTarget<MemDisk> {
+    let pool = PagePool::new(PoolConfig::new(config.frames() + 64));
     let mut target = IscsiTarget::new(config, pool).unwrap();
     target.add_lun(0, MemDisk::new(SLOTS * 4096), 512, false).unwrap();
     target.add_lun(300, MemDisk::new(SLOTS * 4096), 4096, true).unwrap();

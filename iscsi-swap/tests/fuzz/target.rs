@@ -52,11 +52,8 @@ struct Peer {
     good: u64,
 }
 
-/// Any bytes as what initiators send, most of it after a login. Gives whether something was answered with GOOD, or
-/// with text.
-pub fn target(bytes: &[u8]) -> bool {
-    let mut input = Input::new(bytes);
-    let flags: [u8; 3] = input.array();
+/// The target that three bytes set up.
+pub fn units(flags: [u8; 3]) -> IscsiTarget<MemDisk> {
     let mut config = target_config([flags[0] & !1, 5, flags[2]]);
     config.max_connections = CONNECTIONS;
     config.transfer_max = TRANSFER_MAX;
@@ -64,13 +61,21 @@ pub fn target(bytes: &[u8]) -> bool {
     config.keys.immediate_data = flags[1] & 2 == 0;
     config.keys.first_burst = [65_536, 2048][usize::from((flags[1] >> 2) & 1)];
     config.keys.max_burst = [262_144, 4096][usize::from((flags[1] >> 3) & 1)];
+    new_target(config)
+}
+
+/// Any bytes as what initiators send, most of it after a login. Gives whether something was answered with GOOD, or
+/// with text.
+pub fn target(bytes: &[u8]) -> bool {
+    let mut input = Input::new(bytes);
+    let flags: [u8; 3] = input.array();
     let login = InitiatorLogin::new(LoginConfig {
         header_digest: digest((flags[1] >> 4) & 1),
         data_digest: digest((flags[1] >> 5) & 1),
         ..LoginConfig::new(INITIATOR, Some(IQN), Params::default().declaring(SEGMENT_MAX))
     });
     let mut peer = Peer {
-        target: new_target(config),
+        target: units(flags),
         login,
         now: Time::ZERO,
         on: 0,
