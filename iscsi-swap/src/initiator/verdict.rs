@@ -4,7 +4,7 @@ use netswap_reserve::Time;
 use netswap_swap::{StoreError, Stored};
 
 use super::receive::{PROBE_LEN, Violation};
-use super::task::{Kind, Step, Task};
+use super::task::{Kind, PROBE, Step, Task, TaskState};
 use super::{IscsiBackend, Link, WritePolicy};
 use crate::scsi::{Sense, status};
 
@@ -42,6 +42,11 @@ impl IscsiBackend {
         index: usize,
         ending: Ending,
     ) -> Result<(), Violation> {
+        if index == PROBE && self.link == Link::LoggingOut {
+            // The target wanted a logout since it was asked: whatever it says, the next session asks again.
+            self.tasks[PROBE].state = TaskState::Free;
+            return Ok(());
+        }
         let verdict = judge(&self.tasks[index], &ending)?;
         match (ending.status, ending.sense) {
             (status::BUSY | status::TASK_SET_FULL, _) => self.stats.busy += 1,
