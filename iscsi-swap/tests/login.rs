@@ -178,3 +178,19 @@ fn text_of_both_sides_goes_on_over_several_pdus() {
         assert!(most <= own);
     }
 }
+
+#[test]
+fn a_key_without_an_answer_is_never_more_than_was_offered() {
+    let offer = Params::default()
+        .with(Key::MaxBurstLength, 4096)
+        .with(Key::ImmediateData, 0)
+        .with(Key::InitialR2T, 0)
+        .with(Key::MaxOutstandingR2T, 8);
+    let mut login = InitiatorLogin::new(LoginConfig::new("iqn.a", Some("iqn.b"), offer));
+    login.start().unwrap();
+    let response = |csg, nsg| response(csg, TargetStep::Reply { nsg: Some(nsg), more: false });
+    assert_eq!(login.handle(&response(0, 1), b"AuthMethod=None\0"), Ok(LoginStep::Again));
+    let Ok(LoginStep::Done(params)) = login.handle(&response(1, 3), b"") else { panic!("done") };
+    assert_eq!((params.max_burst(), params.max_outstanding_r2t()), (4096, 1));
+    assert!(!params.immediate_data() && params.initial_r2t());
+}

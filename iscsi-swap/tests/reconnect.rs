@@ -180,6 +180,20 @@ fn logout_wanted_and_connections_dropped_by_announcement() {
 }
 
 #[test]
+fn a_logout_wanted_while_the_unit_is_asked_about_itself() {
+    for steps in 1..60 {
+        let mut pump = Pump::new(steps, initiator_config(), target_config());
+        for _ in 0..steps {
+            pump.step();
+        }
+        pump.target.announce(0, 1, [0; 3]);
+        pump.ready();
+        model_run(&mut pump, 5);
+        assert_eq!(pump.backend.stats().garbage + pump.target.protocol_errors(), 0);
+    }
+}
+
+#[test]
 fn shutdown_logs_out_and_stays_away() {
     let mut pump = Pump::new(7, initiator_config(), target_config());
     pump.ready();

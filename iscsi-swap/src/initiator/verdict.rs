@@ -4,7 +4,7 @@ use netswap_reserve::{Span, Time};
 use netswap_swap::{StoreError, Stored};
 
 use super::receive::{PROBE_LEN, Violation};
-use super::task::{Kind, Step, Task, TaskState};
+use super::task::{Kind, PROBE, ProbeStep, Step, Task, TaskState};
 use super::unit::Durability;
 use super::{IscsiBackend, Link};
 use crate::scsi::{Sense, status};
@@ -47,6 +47,11 @@ impl IscsiBackend {
         index: usize,
         ending: Ending,
     ) -> Result<(), Violation> {
+        if index == PROBE && self.link == Link::LoggingOut {
+            // The target wanted a logout since it was asked: whatever it says, the next session asks again.
+            self.tasks[PROBE].state = TaskState::Free;
+            return Ok(());
+        }
         let verdict = judge(&self.tasks[index], &ending)?;
         self.drop_bursts(index);
         if !self.tasks[index].is_single() && self.tasks[index].shown > 0 {
@@ -128,11 +133,7 @@ impl IscsiBackend {
                 self.take_apart(index, |this, row| this.end(row, Ok(Stored { replayed: false })));
             }
             Kind::Probe(step) => {
-                if self.link != Link::Probe {
-                    // The target wants a logout meanwhile: the next set-up asks again.
-                    self.tasks[index].state = TaskState::Free;
-                    return;
-                }
+                debug_assert_eq!(self.link, Link::Probe);
                 let mut data = [0; PROBE_LEN];
                 data.copy_from_slice(self.rx.small_data(PROBE_LEN));
                 self.probe_done(now, step, data);

@@ -190,6 +190,11 @@ impl InitiatorLogin {
     /// If the names do not fit, or both directions of CHAP have the same secret.
     pub fn start(&mut self) -> Result<(), LoginError> {
         self.params = Params { recv_own: self.config.offer.recv_own, ..Params::default() };
+        // What a target leaves unanswered is as careful as both the offer and the default.
+        for (at, spec) in SPECS.iter().enumerate() {
+            let ours = self.config.offer.value(spec.key);
+            self.params.values[at] = spec.rule.combine(ours, spec.default);
+        }
         self.seen = Seen::default();
         self.stage = stage::SECURITY;
         self.transit = self.chap.is_none();

@@ -12,84 +12,26 @@
 
 #![allow(dead_code, unreachable_pub)]
 
-use netswap_net::{Action, Disconnect, SendVec, Session};
+#[path = "../../../fuzz/shared.rs"]
+pub mod shared;
+
+use netswap_net::{Action, Disconnect, Session};
 use netswap_nfs::{
     ListEvent, ListerConfig, NfsBackend, NfsConfig, NfsLister, NfsServer, NfsServerConfig,
 };
 use netswap_nfs::{NfsUrl, dir, mount, proto, rpc, xdr};
 use netswap_reserve::{Frame, Gfp, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{BackendState, MemDisk, Op, PageVec, Request, RequestId, Slot, SwapBackend};
+use shared::{Input, OPERATIONS_MAX, give, take};
 
-/// Operations that are done of one input.
-const OPERATIONS_MAX: usize = 256;
 /// Most bytes of the served file.
 const FILE_BYTES_MAX: u64 = 1 << 18;
 const SLOTS: u64 = 16;
-
-/// Reads operations and their operands; zeros behind the end.
-struct Input<'a> {
-    left: &'a [u8],
-}
-
-impl<'a> Input<'a> {
-    fn operation(&mut self) -> Option<u8> {
-        let (first, rest) = self.left.split_first()?;
-        self.left = rest;
-        Some(*first)
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.operation().unwrap_or(0)
-    }
-
-    fn word(&mut self) -> u16 {
-        u16::from_le_bytes([self.byte(), self.byte()])
-    }
-
-    /// A length, and so many bytes.
-    fn bytes(&mut self) -> &'a [u8] {
-        let len = usize::from(self.word()).min(self.left.len());
-        let (taken, rest) = self.left.split_at(len);
-        self.left = rest;
-        taken
-    }
-}
 
 fn record(body: &[u8]) -> Vec<u8> {
     let mut bytes = (rpc::LAST_FRAGMENT | body.len() as u32).to_be_bytes().to_vec();
     bytes.extend_from_slice(body);
     bytes
-}
-
-/// Gives `bytes` to a session, as far as it takes them.
-fn give(session: &mut impl Session, now: Time, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        let room = session.recv_buffer();
-        let n = room.len().min(bytes.len());
-        if n == 0 {
-            return;
-        }
-        room[..n].copy_from_slice(&bytes[..n]);
-        bytes = &bytes[n..];
-        session.handle_received(now, n);
-    }
-}
-
-/// All that a session has to send now.
-fn take(session: &mut impl Session, now: Time) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let mut shown = SendVec::new();
-        session.poll_send(now, &mut shown);
-        let n: usize = shown.iter().map(|slice| slice.len()).sum();
-        if n == 0 {
-            return bytes;
-        }
-        shown.iter().for_each(|slice| bytes.extend_from_slice(slice));
-        drop(shown);
-        session.handle_sent(now, n);
-        assert!(bytes.len() < 64 << 20, "a session that never stops sending");
-    }
 }
 
 fn server(rtmax: u32) -> NfsServer<MemDisk> {
@@ -236,7 +178,7 @@ impl Wire {
 
 /// Any bytes as what happens to a swap client. Gives whether it was ready once.
 pub fn client(bytes: &[u8]) -> bool {
-    let mut input = Input { left: bytes };
+    let mut input = Input::new(bytes);
     let pool = PagePool::new(PoolConfig::new(256));
     let mut config = NfsConfig::new("10.0.0.2:2049".parse().unwrap(), "/swap", "area0");
     config.in_flight = 4;
@@ -292,7 +234,7 @@ fn ended(client: &mut NfsBackend, now: Time, outstanding: &mut [usize; 8]) {
 
 /// Any bytes as what happens to a lister. Gives whether it found anything.
 pub fn lister(bytes: &[u8]) -> bool {
-    let mut input = Input { left: bytes };
+    let mut input = Input::new(bytes);
     let pool = PagePool::new(PoolConfig::new(64));
     let flags = input.byte();
     let path = if flags & 1 > 0 { "a/b" } else { "" };
@@ -328,7 +270,7 @@ pub fn lister(bytes: &[u8]) -> bool {
 
 /// Any bytes as what a client sends to the server. Gives whether most calls were understood.
 pub fn calls(bytes: &[u8]) -> bool {
-    let mut input = Input { left: bytes };
+    let mut input = Input::new(bytes);
     let mut server = server(8192);
     let (root, file) = handles(&mut server);
     let now = Time::ZERO;

@@ -1,0 +1,33 @@
+//! Goal: the seeds of the fuzz targets do what they are for, on every machine and without a fuzzer.
+//! Method: each seed, and many of its neighbours, go through the same functions as the fuzzer's inputs.
+
+mod fuzz;
+
+fn run(target: &str, each: fn(&[u8]) -> bool) {
+    fuzz::shared::run_seeds(env!("CARGO_MANIFEST_DIR"), target, each);
+}
+
+#[test]
+fn decoders() {
+    run("iscsi_pdu", fuzz::decode);
+}
+
+#[test]
+fn logins() {
+    run("iscsi_login", fuzz::login);
+}
+
+#[test]
+fn answers_to_the_initiator() {
+    run("iscsi_initiator", fuzz::initiator);
+}
+
+#[test]
+fn answers_to_a_listing() {
+    run("iscsi_discovery", fuzz::discovery);
+}
+
+#[test]
+fn requests_to_the_target() {
+    run("iscsi_target", fuzz::target);
+}
