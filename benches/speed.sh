@@ -172,6 +172,10 @@ start_istgt() {
 	  PidFile $DIR/istgt.pid
 	  AuthFile $DIR/auth.conf
 	  MediaDirectory $DIR
+	  LogFacility "local7"
+	  DiscoveryAuthMethod Auto
+	  MaxSessions 16
+	  MaxConnections 4
 	  MaxR2T 32
 	  MaxOutstandingR2T 16
 	  FirstBurstLength 262144
@@ -179,6 +183,11 @@ start_istgt() {
 	  MaxRecvDataSegmentLength 262144
 	  InitialR2T No
 	  ImmediateData Yes
+	[UnitControl]
+	  AuthMethod CHAP Mutual
+	  AuthGroup AuthGroup10000
+	  Portal UC1 127.0.0.1:3262
+	  Netmask 127.0.0.1
 	[PortalGroup1]
 	  Portal DA1 127.0.0.1:3261
 	[InitiatorGroup1]
@@ -194,6 +203,8 @@ start_istgt() {
 	  TargetName $name
 	  Mapping PortalGroup1 InitiatorGroup1
 	  AuthMethod Auto
+	  AuthGroup AuthGroup1
+	  UseDigest Auto
 	  UnitType Disk
 	  QueueDepth 64
 	  LUN0 Storage $DIR/$name.img 256MB
