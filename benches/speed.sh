@@ -181,7 +181,7 @@ start_istgt() {
 	  FirstBurstLength 262144
 	  MaxBurstLength 1048576
 	  MaxRecvDataSegmentLength 262144
-	  InitialR2T No
+	  InitialR2T Yes
 	  ImmediateData Yes
 	[UnitControl]
 	  AuthMethod CHAP Mutual
