@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The clients beside those of others: same machine, same server, same run, medians. Prints tables.
 #
-#   benches/speed.sh                    all sections, medians of five; about six minutes
+#   benches/speed.sh                    all sections, medians of five; about half an hour
 #   benches/speed.sh --reps 1 nfs       one section, one run of each
 #   benches/speed.sh --raw FILE         also every single run, one a line
 #
@@ -9,18 +9,23 @@
 #   nfs      4KiB (with a stride of 17 pages) and 64KiB in order, depth 1, 16 and 64, on nfs-ganesha: `qemu-img bench`
 #            (libnfs) and `netswap io`
 #   merge    4KiB in order at depth 64 on nfs-ganesha, with and without merging
-#   own      the client's own limit: unmerged 4KiB on the embedded server, beside fio's nbd engine on nbdkit's memory plugin
+#   tgt      as nfs, on tgt: `qemu-img bench` and `iscsi-perf` (both libiscsi; the latter only reads, at random or in order)
+#   istgt    the same on istgt
+#   digests  4KiB at random on tgt and on the embedded target, without and with header and data digests
+#   own      the clients' own limit: unmerged 4KiB on the embedded server and on the embedded target, beside fio's nbd
+#            engine on nbdkit's memory plugin
 #
-# What qemu-img writes is UNSTABLE and never committed before the end; what netswap writes is FILE_SYNC, each page
-# safe when its operation ends. Client CPU is user and system time of the whole process, its start included. Server CPU is
-# that of all its threads during the run. Both run on all cores, with the files on tmpfs.
+# What qemu-img writes is UNSTABLE, or goes to a write cache, and is not made to last before the end; what netswap writes
+# is FILE_SYNC, or has FUA: each page is safe when its operation ends. Client CPU is user and system time of the whole
+# process, its start included. Server CPU is that of all its threads during the run. Both run on all cores, with the files
+# on tmpfs.
 #
 # Needs root (for network and mount namespaces, which end with the script) and, from Debian: nfs-ganesha nfs-ganesha-vfs
-# rpcbind qemu-utils qemu-block-extra nbdkit fio. Run it on a machine that does nothing else.
+# rpcbind tgt istgt libiscsi-bin qemu-utils qemu-block-extra nbdkit fio. Run it on a machine that does nothing else.
 
 set -euo pipefail
 
-SECTIONS=(nfs merge own)
+SECTIONS=(nfs merge tgt istgt digests own)
 PATH=$PATH:/usr/sbin:/sbin
 
 die() {
@@ -29,15 +34,15 @@ die() {
 }
 
 # --- A namespace of our own ---------------------------------------------------------------------
-# Port 111 and /run/rpcbind.sock are fixed places: nobody else's rpcbind is disturbed, nor disturbs.
+# Port 111, /run/rpcbind.sock and /run/tgtd are fixed places: nobody else's servers are disturbed, nor disturb.
 
 if [[ -z ${NETSWAP_SPEED_INSIDE:-} ]]; then
     cd "$(dirname "${BASH_SOURCE[0]}")/.."
     [[ " $* " == *" --help "* ]] && { sed -n '2,/^$/s/^# \{0,1\}//p' benches/speed.sh; exit; }
     ((EUID == 0)) || die "namespaces need root"
-    for tool in ganesha.nfsd rpcbind qemu-img nbdkit fio unshare ip; do
+    for tool in ganesha.nfsd rpcbind tgtd istgt iscsi-perf qemu-img nbdkit fio unshare ip; do
         command -v "$tool" >/dev/null || die "$tool is missing: apt-get install nfs-ganesha nfs-ganesha-vfs rpcbind \
-qemu-utils qemu-block-extra nbdkit fio"
+tgt istgt libiscsi-bin qemu-utils qemu-block-extra nbdkit fio"
     done
     cargo build --release --quiet
     target=$(cargo metadata --no-deps --format-version 1 | grep -o '"target_directory":"[^"]*"' | cut -d '"' -f 4)
@@ -62,13 +67,15 @@ done
 DIR=$(mktemp -d /dev/shm/netswap-speed.XXXXXX)
 PIDS=()
 cleanup() {
-    for pid in ${PIDS[@]+"${PIDS[@]}"}; do kill "$pid" 2>/dev/null || true; done
-    wait || true
+    # At once: tgtd does not end by itself while it has targets.
+    for pid in ${PIDS[@]+"${PIDS[@]}"}; do kill -KILL "$pid" 2>/dev/null || true; done
+    wait 2>/dev/null || true
     rm -rf "$DIR"
 }
 trap cleanup EXIT
 RUNS=$DIR/runs
 
+mount -t tmpfs tmpfs /run
 ip link set lo up
 # Names are looked up only where there is more than a loopback.
 ip link add speed0 type veth peer name speed1
@@ -77,6 +84,9 @@ ip link set speed0 up
 ip link set speed1 up
 
 # --- Servers: each sets SERVER, its process id --------------------------------------------------
+
+IQN=iqn.2026-01.test.speed
+DIGESTS='?header_digest=crc32c&data_digest=crc32c'
 
 # await WHAT COMMAND...: until the command succeeds.
 await() {
@@ -93,12 +103,11 @@ listens() { ss -Hltn "sport = :$1" | grep -q .; }
 
 # Ends the last server.
 stop() {
-    kill "$SERVER"
-    wait "$SERVER" || true
+    kill -KILL "$SERVER"
+    wait "$SERVER" 2>/dev/null || true
 }
 
 start_rpcbind() {
-    mount -t tmpfs tmpfs /run
     mkdir -p /run/rpcbind
     rpcbind -f 2>/dev/null &
     PIDS+=($!)
@@ -126,6 +135,97 @@ start_ganesha() {
     # One for each client, as qemu-img overwrites the header.
     NFS=nfs://127.0.0.1/swap
     for area in ours peer; do "$NETSWAP" mkswap "$NFS/$area" --size 256MiB --force >/dev/null; done
+}
+
+start_tgt() {
+    local admin="tgtadm -C 0 --lld iscsi" tid name pair
+    mkdir -p /run/tgtd
+    tgtd -f -C 0 -t 4 --iscsi portal=127.0.0.1:3260 >"$DIR/tgt.log" 2>&1 &
+    SERVER=$!
+    PIDS+=("$SERVER")
+    await tgt $admin --op show --mode sys
+    tid=0
+    for name in ours peer digests; do
+        tid=$((tid + 1))
+        truncate -s 256M "$DIR/$name.img"
+        $admin --op new --mode target --tid $tid -T "$IQN:$name"
+        $admin --op new --mode logicalunit --tid $tid --lun 1 -b "$DIR/$name.img"
+        for pair in InitialR2T=No MaxRecvDataSegmentLength=262144 MaxOutstandingR2T=8 FirstBurstLength=262144 \
+            MaxBurstLength=1048576; do
+            $admin --op update --mode target --tid $tid -n "${pair%%=*}" -v "${pair#*=}"
+        done
+        $admin --op bind --mode target --tid $tid -I ALL
+    done
+    for pair in HeaderDigest DataDigest; do $admin --op update --mode target --tid 3 -n $pair -v CRC32C; done
+    OURS=iscsi://127.0.0.1/$IQN:ours/1
+    PEER=iscsi://127.0.0.1/$IQN:peer/1
+    "$NETSWAP" mkswap "$OURS" --force >/dev/null
+    "$NETSWAP" mkswap "iscsi://127.0.0.1/$IQN:digests/1$DIGESTS" --force >/dev/null
+}
+
+start_istgt() {
+    : >"$DIR/auth.conf"
+    chmod 600 "$DIR/auth.conf"
+    cat >"$DIR/istgt.conf" <<-CONF
+	[Global]
+	  NodeBase "$IQN"
+	  PidFile $DIR/istgt.pid
+	  AuthFile $DIR/auth.conf
+	  MediaDirectory $DIR
+	  LogFacility "local7"
+	  DiscoveryAuthMethod Auto
+	  MaxSessions 16
+	  MaxConnections 4
+	  MaxR2T 32
+	  MaxOutstandingR2T 16
+	  FirstBurstLength 262144
+	  MaxBurstLength 1048576
+	  MaxRecvDataSegmentLength 262144
+	  InitialR2T Yes
+	  ImmediateData Yes
+	[UnitControl]
+	  AuthMethod CHAP Mutual
+	  AuthGroup AuthGroup10000
+	  Portal UC1 127.0.0.1:3262
+	  Netmask 127.0.0.1
+	[PortalGroup1]
+	  Portal DA1 127.0.0.1:3261
+	[InitiatorGroup1]
+	  InitiatorName "ALL"
+	  Netmask 127.0.0.0/8
+	CONF
+    local unit=0 name
+    for name in ours peer; do
+        unit=$((unit + 1))
+        truncate -s 256M "$DIR/$name.img"
+        cat >>"$DIR/istgt.conf" <<-CONF
+	[LogicalUnit$unit]
+	  TargetName $name
+	  Mapping PortalGroup1 InitiatorGroup1
+	  AuthMethod Auto
+	  AuthGroup AuthGroup1
+	  UseDigest Auto
+	  UnitType Disk
+	  QueueDepth 64
+	  LUN0 Storage $DIR/$name.img 256MB
+	CONF
+    done
+    istgt -D -c "$DIR/istgt.conf" >"$DIR/istgt.log" 2>&1 &
+    SERVER=$!
+    PIDS+=("$SERVER")
+    await istgt listens 3261
+    OURS=iscsi://127.0.0.1:3261/$IQN:ours/0
+    PEER=iscsi://127.0.0.1:3261/$IQN:peer/0
+    "$NETSWAP" mkswap "$OURS" --force >/dev/null
+}
+
+start_embedded_target() {
+    "$NETSWAP" serve iscsi --listen 127.0.0.1:23260 --file "$DIR/own.img" --size 256MiB >"$DIR/own.log" 2>&1 &
+    SERVER=$!
+    PIDS+=("$SERVER")
+    await "netswap serve" listens 23260
+    OWN=$(grep -o 'iscsi://127[^ ]*' "$DIR/own.log" | head -n 1)
+    "$NETSWAP" mkswap "$OWN" --force >/dev/null
 }
 
 start_embedded() {
@@ -167,10 +267,12 @@ run() {
     awk -v label="$label" -v who="$who" -v ops="$ops" -v times="$times" -v server="$((after - before))" '
         match($0, /Run completed in [0-9.]+/) { seconds = substr($0, RSTART + 17, RLENGTH - 17) }
         match($0, /"ops_per_s": *[0-9.]+/) { split(substr($0, RSTART, RLENGTH), f, ": *"); rate = f[2] }
+        match($0, /iops average [0-9]+ .*in_flight|^iops average [0-9]+/) { n = split($0, f, "iops average "); rate = f[n] + 0 }
         match($0, /IOPS=[0-9.]+k?/) { rate = substr($0, RSTART + 5, RLENGTH - 5); if (rate ~ /k/) rate *= 1000 }
         END {
             split(times, t, " ")
             if (!rate) rate = ops / (seconds ? seconds : t[1])
+            if (sub(/^x/, "", ops)) ops *= rate
             printf "%s|%s|%.0f|%.2f|%.2f\n", label, who, rate, (t[2] + t[3]) * 1e6 / ops, server / ops / 1e3
         }' "$DIR/out" >>"$RUNS"
     if [[ -n $RAW ]]; then tail -n 1 "$RUNS" >>"$RAW"; fi
@@ -189,6 +291,13 @@ qemu() {
     local label=$1 ops=$2 url=$3
     shift 3
     run "$label" peer "$ops" qemu-img bench -f raw -t none -c "$ops" "$@" "$url"
+}
+
+# perf LABEL SECONDS URL FLAGS...: it says how many operations a second these were.
+perf() {
+    local label=$1 seconds=$2 url=$3
+    shift 3
+    run "$label" peer "x$seconds" iscsi-perf -t "$seconds" "$@" "$url"
 }
 
 # --- Tables -------------------------------------------------------------------------------------
@@ -253,7 +362,73 @@ section_merge() {
     stop
 }
 
-section_own() {
+# on_targets NAME: both tables of the target that runs.
+on_targets() {
+    local rep depth way ops
+    for ((rep = 0; rep < REPS; rep++)); do
+        for depth in 1 16 64; do
+            for way in read write; do
+                ops=$((depth == 1 ? 16000 : 60000))
+                qemu "4KiB stride $way, depth $depth" "$ops" "$PEER" -d "$depth" -s 4096 -S 69632 \
+                    $([[ $way == write ]] && echo -w)
+                ours "4KiB stride $way, depth $depth" "$ops" "$OURS" --rw "$way" --qd "$depth" --bs 4KiB --stride 68KiB
+                qemu "64KiB $way, depth $depth" 12000 "$PEER" -d "$depth" -s 65536 $([[ $way == write ]] && echo -w)
+                ours "64KiB $way, depth $depth" 12000 "$OURS" --rw "$way" --qd "$depth" --bs 64KiB
+            done
+        done
+    done
+    printf '\n%s: qemu-img bench (libiscsi) and netswap io, medians of %d\n' "$1" "$REPS"
+    table qemu
+    for ((rep = 0; rep < REPS; rep++)); do
+        for depth in 1 16 64; do
+            perf "4KiB random read, depth $depth" 2 "$PEER" -m "$depth" -b 8 -r
+            ours "4KiB random read, depth $depth" $((depth == 1 ? 32000 : 120000)) "$OURS" --rw randread --qd "$depth" --merge off
+            perf "64KiB read, depth $depth" 2 "$PEER" -m "$depth" -b 128
+            ours "64KiB read, depth $depth" 24000 "$OURS" --rw read --qd "$depth" --bs 64KiB
+        done
+    done
+    printf '\n%s: iscsi-perf (libiscsi) and netswap io, medians of %d\n' "$1" "$REPS"
+    table iscsi-perf
+}
+
+section_tgt() {
+    start_tgt
+    on_targets tgt
+    stop
+}
+
+section_istgt() {
+    start_istgt
+    on_targets istgt
+    stop
+}
+
+# with_digests NAME PLAIN WITH
+with_digests() {
+    local rep depth way
+    for ((rep = 0; rep < REPS; rep++)); do
+        for depth in 1 16 64; do
+            for way in randread randwrite; do
+                run "4KiB $way, depth $depth" peer 60000 "$NETSWAP" io "$2" --rw $way --qd "$depth" --ops 60000 --merge off --json
+                ours "4KiB $way, depth $depth" 60000 "$3" --rw $way --qd "$depth" --merge off
+            done
+        done
+    done
+    printf '\n%s: netswap io without and with digests of headers and data, medians of %d\n' "$1" "$REPS"
+    table without
+}
+
+section_digests() {
+    start_tgt
+    with_digests tgt "$OURS" "iscsi://127.0.0.1/$IQN:digests/1$DIGESTS"
+    stop
+    start_embedded_target
+    with_digests 'netswap serve iscsi' "$OWN" "$OWN$DIGESTS"
+    stop
+}
+
+# own_limit NAME START: the client's own limit on the server that START starts.
+own_limit() {
     local rep depth way
     for ((rep = 0; rep < REPS; rep++)); do
         start_nbdkit
@@ -264,7 +439,7 @@ section_own() {
             done
         done
         stop
-        start_embedded
+        "$2"
         for depth in 16 64; do
             for way in read write; do
                 ours "4KiB random $way, depth $depth" 200000 "$OWN" --rw "rand$way" --qd "$depth" --merge off
@@ -272,8 +447,13 @@ section_own() {
         done
         stop
     done
-    printf '\nthe client alone: fio (nbd engine) on nbdkit memory, and netswap io, unmerged, on netswap serve nfs, medians of %d\n' "$REPS"
+    printf '\nthe client alone: fio (nbd engine) on nbdkit memory, and netswap io, unmerged, on %s, medians of %d\n' "$1" "$REPS"
     table fio
+}
+
+section_own() {
+    own_limit 'netswap serve nfs' start_embedded
+    own_limit 'netswap serve iscsi' start_embedded_target
 }
 
 printf '%s cores, %s, Linux %s\n' "$(nproc)" "$("$NETSWAP" --version)" "$(uname -r)"
