@@ -2,7 +2,7 @@
 
 use netswap::nfs::NfsUrl;
 use netswap::nfs::proto::Fattr3;
-use netswap::real::{ListOptions, Listed, list};
+use netswap::real::{ListFailure, ListOptions, Listed, list};
 use netswap::report::table;
 use netswap::units::Nanos;
 use serde_json::json;
@@ -14,7 +14,8 @@ use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, Failure, Outcome, out};
   netswap ls nfs://server/export
   netswap ls 'nfs://127.0.0.1/swap?nfsport=20490&mountport=20490' --json\n
 Columns: type and permissions, user, group, bytes, bytes that are stored (fewer: the file has holes), name.\n
-Exit codes: 0 listed; 1 the server refused, or sent what is no list; 2 the command line; 3 nobody answers.")]
+Exit codes: 0 listed; 1 the server refused, or sent what is no list; 2 the command line; 3 nobody answers, or the \
+portmapper does not know the server.")]
 pub(super) struct Args {
     /// The directory: nfs://host[:port]/export/path[?nfsport=N&mountport=N&uid=N&gid=N]
     #[arg(value_parser = NfsUrl::parse_directory)]
@@ -96,12 +97,15 @@ fn object(entry: &Listed) -> serde_json::Value {
     object
 }
 
+/// What it means for the command that there is no list.
+fn not_listed(error: ListFailure) -> Failure {
+    let code = if error.is_unreachable() { EXIT_UNREACHABLE } else { EXIT_FAILED };
+    Failure { code, message: Some(error.to_string()) }
+}
+
 pub(super) fn run(args: &Args) -> Outcome {
     let options = ListOptions { within: args.timeout.span(), ..ListOptions::default() };
-    let mut entries = list(&args.url, &options).map_err(|error| Failure {
-        code: if error.is_unreachable() { EXIT_UNREACHABLE } else { EXIT_FAILED },
-        message: Some(error.to_string()),
-    })?;
+    let mut entries = list(&args.url, &options).map_err(not_listed)?;
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     if args.json {
         for entry in &entries {
@@ -117,7 +121,32 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use netswap::nfs::ListError;
+
     use super::*;
+
+    #[test]
+    fn what_nobody_serves_is_unreachable_and_what_is_no_list_has_failed() {
+        let server = "10.0.0.2:111".parse().unwrap();
+        let unknown = ListFailure::Unregistered { server, service: "MOUNT", version: 3 };
+        let failure = not_listed(unknown);
+        assert_eq!(failure.code, EXIT_UNREACHABLE);
+        assert_eq!(
+            failure.message.as_deref(),
+            Some(
+                "the portmapper at 10.0.0.2:111 does not know MOUNT version 3: is the NFS server running? If it \
+                 is, name its ports by nfsport= and mountport= in the URL"
+            )
+        );
+        for error in [
+            ListError::TooMany { max: 5 },
+            ListError::Circle { cookie: 7 },
+            ListError::NotServed { program: "NFS", version: 3 },
+        ] {
+            let failure = not_listed(ListFailure::List { server: "nfs://h/e".into(), error });
+            assert_eq!(failure.code, EXIT_FAILED);
+        }
+    }
 
     #[test]
     fn what_a_server_calls_its_files_does_not_move_the_cursor() {

@@ -84,9 +84,12 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Whether nobody answered, as opposed to a server that says no.
+    /// Whether nobody answered, or nobody is known to serve it, as opposed to a server that says no.
     pub fn is_unreachable(&self) -> bool {
-        !matches!(self, OpenError::Refused { .. })
+        match self {
+            OpenError::Refused { error, .. } => matches!(error, StoreError::Unregistered { .. }),
+            _ => true,
+        }
     }
 }
 
@@ -124,6 +127,13 @@ fn not_ready(why: NotReady) -> String {
     }
 }
 
+/// What to do about a service that the portmapper does not know.
+pub(super) const UNREGISTERED: &str =
+    "is the NFS server running? If it is, name its ports by nfsport= and mountport= in the URL";
+/// What to do about a port that does not serve what was looked for there.
+pub(super) const NOT_SERVED: &str =
+    "NFS and MOUNT may have a port each: name them by nfsport= and mountport= in the URL";
+
 /// What to do about a store that says no (nfsstat3, RFC 1813 section 2.6).
 fn refusal(error: &StoreError) -> &'static str {
     match error {
@@ -136,6 +146,8 @@ fn refusal(error: &StoreError) -> &'static str {
         StoreError::Denied { .. } => {
             "let this host in at the server, or act as another user by uid= and gid= in the URL"
         }
+        StoreError::Unregistered { .. } => UNREGISTERED,
+        StoreError::NotServed { .. } => NOT_SERVED,
         StoreError::ReadOnly => "export it writable",
         StoreError::NoSpace => "make room on the server",
         StoreError::Garbage { .. } => "check that the port is that of the service",

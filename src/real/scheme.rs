@@ -96,6 +96,9 @@ impl StoreUrl {
         match self {
             StoreUrl::Nfs(url) => {
                 let mut config = url.config(address);
+                if let Some(portmap) = &mut config.portmap {
+                    portmap.set_port(options.portmap);
+                }
                 config.create_bytes = options.create_bytes;
                 config.in_flight = options.in_flight;
                 config.merge = options.merge;

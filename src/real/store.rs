@@ -7,6 +7,7 @@ use netswap_net::kernel::{
     ConnPhase, HostAddrs, KernelError, KernelStats, PathProtection, ProtectConfig, Protection,
 };
 use netswap_nfs::NfsBackend;
+use netswap_nfs::rpc::PORTMAP_PORT;
 use netswap_reserve::{Span, Time};
 use netswap_swap::{
     BackendLimits, BackendState, Completion, Op, PageVec, Request, RequestId, Slot, SubmitError,
@@ -31,6 +32,8 @@ pub struct OpenOptions {
     pub ready_within: Span,
     /// What is asked of the kernel.
     pub protect: ProtectConfig,
+    /// Port of the portmapper, which is asked for the ports that the URL does not name.
+    pub portmap: u16,
     /// The name of this machine, for the server.
     pub machine: String,
     /// Where the numbers of calls begin.
@@ -49,7 +52,7 @@ fn first_xid(nanos: u64, process: u32) -> u32 {
 
 impl Default for OpenOptions {
     /// Nothing is created; 64 requests, which may merge; ready within 10 s (picked by eye: a server that restarts takes a few);
-    /// all protections; this machine's name, and a number that no start before had.
+    /// all protections; the portmapper at its own port; this machine's name, and a number that no start before had.
     fn default() -> OpenOptions {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         OpenOptions {
@@ -58,6 +61,7 @@ impl Default for OpenOptions {
             merge: true,
             ready_within: Span::from_secs(10),
             protect: ProtectConfig::default(),
+            portmap: PORTMAP_PORT,
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             first_xid: first_xid(since.as_nanos() as u64, std::process::id()),
         }

@@ -198,7 +198,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 });
             } else {
                 tracing::warn!(server = %self.config.label, ?stat, "call refused");
-                self.refuse(now, i, StoreError::Refused { code: stat.refused_code() });
+                self.refuse(now, i, self.call_refused(i, stat));
             }
             return Ok(());
         }
