@@ -137,6 +137,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
         // A call whose last member ends may have a hole; its reply goes nowhere.
         self.calls[i].holes = false;
+        self.leave_ledger(i);
         self.rx.forget(i);
         self.release(i);
         self.let_go(i);
