@@ -98,6 +98,12 @@ impl ReplyStat {
             ReplyStat::AuthError(stat) => 0x8002_0000 | (stat & 0xffff),
         }
     }
+
+    /// Whether the program, or this version of it, is not served at this port.
+    pub(crate) fn is_unserved(self) -> bool {
+        use AcceptStat::{ProgMismatch, ProgUnavail};
+        matches!(self, ReplyStat::Accepted(ProgUnavail | ProgMismatch { .. }))
+    }
 }
 
 /// Who calls, for AUTH_SYS (appendix A).

@@ -4,9 +4,9 @@
 mod common;
 
 use common::{SLOTS, World, config, server};
-use netswap_net::{Action, Disconnect};
-use netswap_nfs::{NfsServerConfig, NfsUrl, ServerFaults};
-use netswap_reserve::Span;
+use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_nfs::{NfsBackend, NfsServerConfig, NfsUrl, ServerFaults};
+use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, Disk, MemDisk, Op, StoreError, SubmitError, SwapBackend};
 
 #[test]
@@ -172,14 +172,60 @@ fn ports_that_are_not_given_are_asked_of_the_portmapper() {
     assert_eq!(start("nfs://server:9/swap/area0"), [connect(9, false), connect(9, true)]);
 }
 
+/// What becomes of a client whose first call is refused with this `accept_stat`.
+fn refusal(url: &str, accept_stat: u32) -> StoreError {
+    let config = url.parse::<NfsUrl>().unwrap().config("10.0.0.2".parse().unwrap());
+    let (mut client, now) = (NfsBackend::new(config), Time::ZERO);
+    assert!(matches!(client.poll_action(now), Some(Action::Connect { .. })));
+    client.handle_connected(now);
+    let mut call = SendVec::new();
+    client.poll_send(now, &mut call);
+    let (xid, len) = (call[0][4..8].to_vec(), call.iter().map(|piece| piece.len()).sum());
+    drop(call);
+    client.handle_sent(now, len);
+    // REPLY, MSG_ACCEPTED, AUTH_NONE; the versions if they are what does not match.
+    let mut words = vec![1, 0, 0, 0, accept_stat];
+    words.extend([2, 2].iter().filter(|_| accept_stat == 2));
+    let mut reply = xid;
+    words.iter().for_each(|word: &u32| reply.extend(word.to_be_bytes()));
+    let mark = 1 << 31 | reply.len() as u32;
+    let mut reply = [&mark.to_be_bytes()[..], &reply].concat();
+    while !reply.is_empty() {
+        let buffer = client.recv_buffer();
+        let n = buffer.len().min(reply.len());
+        buffer[..n].copy_from_slice(&reply[..n]);
+        reply.drain(..n);
+        client.handle_received(now, n);
+    }
+    match client.state() {
+        BackendState::Failed(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_program_that_is_not_registered_and_a_port_that_is_none_fail_the_start() {
-    let url: NfsUrl = "nfs://server/swap/area0".parse().unwrap();
-    let config = url.config("10.0.0.2".parse().unwrap());
-    let mut w = World::new(config, NfsServerConfig::default(), 7);
-    w.run(10_000, |w| w.client.state() != BackendState::Starting);
-    let unregistered = StoreError::Refused { code: 0x8000_0001 };
-    assert_eq!(w.client.state(), BackendState::Failed(unregistered));
+    let failure = |url: &str, ports| {
+        let config = url.parse::<NfsUrl>().unwrap().config("10.0.0.2".parse().unwrap());
+        let mut w = World::new(config, NfsServerConfig { ports, ..Default::default() }, 7);
+        w.run(10_000, |w| w.client.state() != BackendState::Starting);
+        match w.client.state() {
+            BackendState::Failed(error) => error,
+            other => panic!("{other:?}"),
+        }
+    };
+    let unregistered = |program| StoreError::Unregistered { program, version: 3 };
+    assert_eq!(failure("nfs://server/swap/area0", None), unregistered("NFS"));
+    assert_eq!(failure("nfs://server/swap/area0", Some((2049, 0))), unregistered("MOUNT"));
+    assert_eq!(failure("nfs://server/swap/area0?nfsport=7", None), unregistered("MOUNT"));
+    assert_eq!(failure("nfs://server/swap/area0?mountport=7", None), unregistered("NFS"));
+    // What listens behind the port serves something else, or is no portmapper.
+    let not_served = |program, version| StoreError::NotServed { program, version };
+    assert_eq!(refusal("nfs://server:9/swap/area0", 1), not_served("NFS", 3));
+    assert_eq!(refusal("nfs://server/swap/area0?nfsport=9&mountport=8", 2), not_served("MOUNT", 3));
+    assert_eq!(refusal("nfs://server/swap/area0", 1), not_served("PORTMAP", 2));
+    let text = unregistered("MOUNT").to_string();
+    assert_eq!(text, "the portmapper does not know MOUNT version 3");
 }
 
 #[test]

@@ -193,3 +193,41 @@ fn a_write_less_stable_than_asked_is_a_typed_error_and_loses_no_page() {
     w.server.set_faults(ServerFaults::default());
     assert!(w.one(Op::Write, 3, end.pages).outcome.is_ok());
 }
+
+/// Requests of a page that are uncommitted: they say that they wait for a COMMIT.
+fn uncommitted(w: &World) -> Vec<u32> {
+    let mut ids = vec![];
+    w.client.outstanding(&mut |o| ids.extend((o.verb == "COMMIT").then_some(o.id.0)));
+    ids.sort_unstable();
+    ids
+}
+
+/// What ends by a COMMIT unblocks a request that makes the next COMMIT due at once: in the midst of the first one.
+#[test]
+fn a_commit_that_another_one_follows_at_once_ends_only_what_it_covered() {
+    let config = NfsConfig { uncommitted_max: 2, ..unstable() };
+    let (mut w, _) = world(config, NfsServerConfig::default(), 10);
+    let late_by = Span::from_millis(500);
+    let page = w.pages(1);
+    w.submit(1, Op::Write, 1, page);
+    w.run(1000, |w| uncommitted(w) == [1]);
+    w.server.set_faults(ServerFaults { late_ppm: 1_000_000, late_by, ..Default::default() });
+    let calls = w.server.stats().calls;
+    w.run(1000, |w| w.server.stats().calls > calls);
+    w.server.set_faults(ServerFaults::default());
+    // Written after the COMMIT was sent; then one that waits for the first page, and is too much beside it.
+    let page = w.pages(1);
+    w.submit(2, Op::Write, 2, page);
+    w.run(1000, |w| uncommitted(w) == [1, 2]);
+    let pages = w.pages(2);
+    w.submit(3, Op::Write, 0, pages);
+    let mut ends = vec![];
+    w.run(100_000, |w| {
+        while let Some(end) = w.client.poll_completion(w.now) {
+            assert!(end.outcome.is_ok());
+            ends.push((end.id.0, w.client.stats().commits));
+        }
+        ends.len() == 3
+    });
+    assert_eq!(ends, [(1, 1), (2, 2), (3, 3)]);
+}

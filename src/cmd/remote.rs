@@ -101,7 +101,20 @@ impl Protections {
 
 #[cfg(test)]
 mod tests {
+    use netswap::swap::StoreError;
+
     use super::*;
+
+    #[test]
+    fn what_nobody_serves_is_unreachable_and_what_is_refused_has_failed() {
+        let code = |error| {
+            not_opened(OpenError::Refused { server: "h".into(), error, advice: "".into() }).code
+        };
+        let (program, version) = ("MOUNT", 3);
+        assert_eq!(code(StoreError::Unregistered { program, version }), EXIT_UNREACHABLE);
+        assert_eq!(code(StoreError::NotServed { program, version }), EXIT_FAILED);
+        assert_eq!(code(StoreError::Refused { code: 2 }), EXIT_FAILED);
+    }
 
     #[test]
     fn a_bare_number_is_seconds() {

@@ -92,9 +92,13 @@ impl OpenError {
         matches!(self, OpenError::NotCreated { .. })
     }
 
-    /// Whether nobody answered, as opposed to a server that says no.
+    /// Whether nobody answered, or nobody is known to serve it, as opposed to a server that says no.
     pub fn is_unreachable(&self) -> bool {
-        !matches!(self, OpenError::Refused { .. } | OpenError::NotCreated { .. })
+        match self {
+            OpenError::Refused { error, .. } => matches!(error, StoreError::Unregistered { .. }),
+            OpenError::NotCreated { .. } => false,
+            _ => true,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! each scheme's own business; what comes of it is the same for all.
 
 use netswap_net::kernel::{KernelError, ResolveError};
+use netswap_nfs::rpc::PORTMAP_PORT;
 use netswap_reserve::{AllocError, Span};
 
 use super::error::StoreUrlError;
@@ -16,12 +17,14 @@ pub struct ListOptions {
     pub within: Span,
     /// Most entries that are taken.
     pub entries_max: u64,
+    /// Port of the portmapper, which is asked for the ports that the URL does not name.
+    pub portmap: u16,
 }
 
 impl Default for ListOptions {
     /// 10 s, and 100,000 entries; both picked by eye.
     fn default() -> ListOptions {
-        ListOptions { within: Span::from_secs(10), entries_max: 100_000 }
+        ListOptions { within: Span::from_secs(10), entries_max: 100_000, portmap: PORTMAP_PORT }
     }
 }
 
@@ -81,7 +84,7 @@ pub enum ListFailure {
 }
 
 impl ListFailure {
-    /// Whether nobody answered, as opposed to a server that says no.
+    /// Whether nobody answered, or nobody is known to serve it, as opposed to a server that says no.
     pub fn is_unreachable(&self) -> bool {
         match self {
             ListFailure::Url(_) | ListFailure::NoList { .. } => false,

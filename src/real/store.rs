@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use netswap_net::kernel::{
     ConnPhase, HostAddrs, KernelError, KernelStats, PathProtection, ProtectConfig, Protection,
 };
+use netswap_nfs::rpc::PORTMAP_PORT;
 use netswap_reserve::{Span, Time};
 use netswap_swap::{
     BackendLimits, BackendState, Completion, Op, PageVec, Request, RequestId, Slot, StoreError,
@@ -32,6 +33,8 @@ pub struct OpenOptions {
     pub ready_within: Span,
     /// What is asked of the kernel.
     pub protect: ProtectConfig,
+    /// Port of the portmapper, which is asked for the ports that the URL does not name.
+    pub portmap: u16,
     /// The name of this machine, for the server.
     pub machine: String,
     /// Makes each write last in this way, instead of the one that the URL says.
@@ -53,7 +56,7 @@ fn nonce(nanos: u64, process: u32) -> u32 {
 
 impl Default for OpenOptions {
     /// Nothing is created; 64 requests, which may merge; ready within 10 s (picked by eye: a server that restarts takes a few);
-    /// all protections; this machine's name, and a number that no start before had.
+    /// all protections; the portmapper at its own port; this machine's name, and a number that no start before had.
     fn default() -> OpenOptions {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         OpenOptions {
@@ -63,6 +66,7 @@ impl Default for OpenOptions {
             merge: true,
             ready_within: Span::from_secs(10),
             protect: ProtectConfig::default(),
+            portmap: PORTMAP_PORT,
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             nonce: nonce(since.as_nanos() as u64, std::process::id()),
         }

@@ -143,6 +143,22 @@ pub enum StoreError {
         /// What was wrong with them.
         what: &'static str,
     },
+    /// The portmapper of the server does not know a program that the store needs.
+    #[error("the portmapper does not know {program} version {version}")]
+    Unregistered {
+        /// Its name, `MOUNT` for one.
+        program: &'static str,
+        /// The version that is needed.
+        version: u32,
+    },
+    /// What listens where a program is looked for does not serve it, or not in this version.
+    #[error("the server does not serve {program} version {version} at the port that was asked")]
+    NotServed {
+        /// Its name.
+        program: &'static str,
+        /// The version that is needed.
+        version: u32,
+    },
     /// An I/O error of the store below.
     #[error("I/O error of the store")]
     Io,

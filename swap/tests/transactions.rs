@@ -129,3 +129,9 @@ fn reservations_are_made_in_order_of_arrival() {
     first.dedup();
     assert_eq!(first, (0..TASKS).collect::<Vec<_>>());
 }
+
+#[test]
+#[should_panic(expected = "transactions of 1000 pages: cannot ever reserve")]
+fn what_could_never_be_promised_is_not_waited_for() {
+    World::new(Way::Reserve, 1000, 8).run();
+}

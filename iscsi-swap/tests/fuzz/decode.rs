@@ -4,7 +4,9 @@ use netswap_iscsi::pdu::{
     BHS_LEN, Bhs, RequestPdu, ResponsePdu, TextRequest, TextResponse, ahs_len, data_len, lun_bytes,
     lun_of, opcode_of,
 };
-use netswap_iscsi::scsi::data::{Capacity, UnitInfo, inquiry, is_disk, mode_sense, report_luns, vpd};
+use netswap_iscsi::scsi::data::{
+    Capacity, UnitInfo, inquiry, is_disk, mode_sense, report_luns, vpd,
+};
 use netswap_iscsi::scsi::{Cdb, Sense, SenseForm};
 use netswap_iscsi::window::CmdWindow;
 use netswap_iscsi::{IscsiListUrl, IscsiUrl, text};
@@ -112,7 +114,10 @@ fn data(bytes: &[u8]) {
     if let Some(capacity) = Capacity::parse(bytes) {
         assert_eq!(Capacity::parse(&capacity.build()), Some(capacity));
         let short = capacity.build_10();
-        assert_eq!(u32::from_be_bytes([short[4], short[5], short[6], short[7]]), capacity.block_size);
+        assert_eq!(
+            u32::from_be_bytes([short[4], short[5], short[6], short[7]]),
+            capacity.block_size
+        );
         unit(capacity, bytes);
     }
     let _ = is_disk(bytes);

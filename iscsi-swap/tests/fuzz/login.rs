@@ -4,7 +4,9 @@ use netswap_iscsi::login::{
     InitiatorLogin, LoginConfig, LoginError, LoginStep, Params, TargetLogin, TargetLoginConfig,
     TargetStep, login_status,
 };
-use netswap_iscsi::pdu::{LoginRequest, LoginResponse, RequestPdu, ResponsePdu, Sns, data_len, opcode};
+use netswap_iscsi::pdu::{
+    LoginRequest, LoginResponse, RequestPdu, ResponsePdu, Sns, data_len, opcode,
+};
 use netswap_iscsi::{IscsiBackend, LoginKeys};
 use netswap_net::{Disconnect, Session};
 use netswap_reserve::Time;
@@ -185,7 +187,11 @@ fn initiator_alone(flags: [u8; 3], input: &mut Input<'_>) -> bool {
 }
 
 /// A response reaches the machine as the sessions hand it on.
-pub(super) fn said(login: &mut InitiatorLogin, pdu: &Pdu, text: &mut Vec<u8>) -> Result<LoginStep, LoginError> {
+pub(super) fn said(
+    login: &mut InitiatorLogin,
+    pdu: &Pdu,
+    text: &mut Vec<u8>,
+) -> Result<LoginStep, LoginError> {
     let Ok(ResponsePdu::Login(response)) = ResponsePdu::parse(&pdu.bhs) else {
         return Err(LoginError::Stage);
     };

@@ -229,7 +229,8 @@ impl Peer {
             if let Some(digests) = end.agreement.note(&pdu) {
                 end.digests = digests;
             }
-            let known = ResponsePdu::parse(&pdu.bhs).is_ok() || TextResponse::parse(&pdu.bhs).is_ok();
+            let known =
+                ResponsePdu::parse(&pdu.bhs).is_ok() || TextResponse::parse(&pdu.bhs).is_ok();
             assert!(known, "no PDU of a target: {:?}", pdu.bhs);
             assert!(pdu.data.len() <= TRANSFER_MAX as usize, "a segment of {}", pdu.data.len());
             if pdu.bears_status() && pdu.opcode() != opcode::LOGIN_RESPONSE {

@@ -178,7 +178,12 @@ impl Wire {
     }
 
     /// One of the operations that any session can meet; `false` if it is none of them.
-    pub fn meet(&mut self, operation: u8, input: &mut Input<'_>, session: &mut impl Session) -> bool {
+    pub fn meet(
+        &mut self,
+        operation: u8,
+        input: &mut Input<'_>,
+        session: &mut impl Session,
+    ) -> bool {
         match operation {
             0 => {
                 let pdus = self.honest();
@@ -223,8 +228,9 @@ impl Wire {
             8 => {
                 // Text of the target, changed.
                 let mut pdus = self.honest();
-                let is_text =
-                    |p: &&mut Pdu| [opcode::LOGIN_RESPONSE, opcode::TEXT_RESPONSE].contains(&p.opcode());
+                let is_text = |p: &&mut Pdu| {
+                    [opcode::LOGIN_RESPONSE, opcode::TEXT_RESPONSE].contains(&p.opcode())
+                };
                 if let Some(pdu) = pdus.iter_mut().find(is_text) {
                     let mut bhs = pdu.bhs;
                     bhs[36] ^= input.byte() & 3;

@@ -137,6 +137,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
         // A call whose last member ends may have a hole; its reply goes nowhere.
         self.calls[i].holes = false;
+        self.leave_ledger(i);
         self.rx.forget(i);
         self.release(i);
         self.let_go(i);
@@ -198,7 +199,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 });
             } else {
                 tracing::warn!(server = %self.config.label, ?stat, "call refused");
-                self.refuse(now, i, StoreError::Refused { code: stat.refused_code() });
+                self.refuse(now, i, self.call_refused(i, stat));
             }
             return Ok(());
         }

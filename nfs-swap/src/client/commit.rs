@@ -27,7 +27,8 @@ use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_swap::{BackendState, StoreError};
 
 use super::calls::{Garbage, garbage};
-use super::{CallState, NfsBackend, Verb};
+use super::order::Order;
+use super::{Call, CallState, NfsBackend, Verb};
 use crate::message::encode_message;
 use crate::proto::{self, StableHow, procs};
 use crate::rpc;
@@ -92,6 +93,53 @@ impl FromStr for WritePolicy {
     }
 }
 
+/// What is being written, is uncommitted, or waits to be written, kept up to date: so that neither a WRITE nor its
+/// reply walks the table of requests. Used with [`WritePolicy::Unstable`] only.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// Requests that are [`CallState::Uncommitted`], in the order in which they came to be; so those that a COMMIT
+    /// covers are the first.
+    uncommitted: Order,
+    uncommitted_pages: usize,
+    /// Requests that are [`CallState::Held`], in the order of submission.
+    held: Order,
+    /// WRITEs that have room: from their first call to their end.
+    requests: usize,
+    /// Pages of them.
+    pages: usize,
+}
+
+impl Ledger {
+    pub(super) fn new(rows: usize) -> Ledger {
+        let (uncommitted, held) = (Order::new(rows), Order::new(rows));
+        Ledger { uncommitted, uncommitted_pages: 0, held, requests: 0, pages: 0 }
+    }
+
+    fn take_room<P>(&mut self, call: &mut Call<P>) {
+        call.has_room = true;
+        self.requests += 1;
+        self.pages += call.pages.len();
+    }
+
+    fn give_room_back<P>(&mut self, call: &mut Call<P>) {
+        if std::mem::take(&mut call.has_room) {
+            self.requests -= 1;
+            self.pages -= call.pages.len();
+        }
+    }
+
+    fn add_uncommitted<P>(&mut self, i: usize, call: &Call<P>) {
+        self.uncommitted.push(i);
+        self.uncommitted_pages += call.pages.len();
+    }
+
+    fn remove_uncommitted<P>(&mut self, i: usize, call: &Call<P>) {
+        if self.uncommitted.remove(i) {
+            self.uncommitted_pages -= call.pages.len();
+        }
+    }
+}
+
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     fn is_unstable(&self) -> bool {
         self.config.write == WritePolicy::Unstable
@@ -104,28 +152,27 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// Issues the first call of request `i`, or holds it until there is room for what it writes.
     pub(super) fn start(&mut self, now: Time, i: usize) {
-        if self.calls[i].verb == Verb::Write && self.is_unstable() && !self.has_room(i) {
+        if self.calls[i].verb != Verb::Write || !self.is_unstable() {
+            self.issue(now, i);
+        } else if self.has_room(i) {
+            self.ledger.take_room(&mut self.calls[i]);
+            self.issue(now, i);
+        } else {
             self.calls[i].state = CallState::Held;
+            let (calls, seq) = (&self.calls, self.calls[i].turn.seq);
+            self.ledger.held.insert(i, |other| calls[other].turn.seq > seq);
             self.unsettled = true;
             self.settle(now);
-        } else {
-            self.issue(now, i);
         }
     }
 
     /// Whether request `i` may be written beside what is uncommitted. Who waits longer goes first.
     fn has_room(&self, i: usize) -> bool {
-        let mut pages = 0;
-        for call in &self.calls[..self.requests()] {
-            match call.state {
-                _ if call.verb != Verb::Write || call.turn.seq == self.calls[i].turn.seq => {}
-                CallState::Free | CallState::Done | CallState::Blocked => {}
-                CallState::Held if call.turn.seq < self.calls[i].turn.seq => return false,
-                CallState::Held => {}
-                _ => pages += call.pages.len(),
-            }
-        }
-        pages == 0 || pages + self.calls[i].pages.len() <= self.config.uncommitted_max
+        let Ledger { held, requests, pages, .. } = &self.ledger;
+        let is_next =
+            held.first().is_none_or(|first| self.calls[first].turn.seq >= self.calls[i].turn.seq);
+        let fits = pages + self.calls[i].pages.len() <= self.config.uncommitted_max;
+        is_next && (*requests == 0 || fits)
     }
 
     /// Issues the current call of `i` once more, under a new xid.
@@ -141,6 +188,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         }
         self.release(i);
         self.calls[i].state = CallState::Uncommitted { since: now };
+        self.ledger.add_uncommitted(i, &self.calls[i]);
         self.arm(now + self.config.commit_delay);
         self.unsettled = true;
     }
@@ -153,6 +201,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     pub(super) fn write_once_more(&mut self, now: Time, i: usize) {
         self.stats.rewritten += 1;
+        self.ledger.remove_uncommitted(i, &self.calls[i]);
         let call = &mut self.calls[i];
         call.done = 0;
         call.unstable = None;
@@ -210,12 +259,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     }
 
     fn release_held(&mut self, now: Time) {
-        loop {
-            let held = (0..self.requests()).filter(|i| self.calls[*i].state == CallState::Held);
-            let Some(i) = held.min_by_key(|i| self.calls[*i].turn.seq) else { return };
-            if !self.has_room(i) {
-                return;
-            }
+        while let Some(i) = self.ledger.held.first()
+            && self.has_room(i)
+        {
+            self.ledger.held.remove(i);
+            self.ledger.take_room(&mut self.calls[i]);
             self.issue(now, i);
         }
     }
@@ -224,41 +272,47 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         let Some(row) = self.commit_row().filter(|row| !self.calls[*row].is_active()) else {
             return;
         };
-        let (mut requests, mut pages, mut is_writing, mut is_awaited) = (0, 0, false, false);
-        let mut oldest = Time::MAX;
-        for call in &self.calls[..self.requests()] {
-            match (call.verb, call.state) {
-                (_, CallState::Blocked | CallState::Held) => is_awaited = true,
-                (Verb::Write, CallState::Uncommitted { since }) => {
-                    requests += 1;
-                    pages += call.pages.len();
-                    oldest = oldest.min(since);
-                }
-                (Verb::Write, _) => is_writing |= call.is_active(),
-                _ => {}
-            }
-        }
-        if requests == 0 {
-            return;
-        }
-        let at = oldest + self.config.commit_delay;
-        let half = requests * 2 >= self.requests() || pages * 2 >= self.config.uncommitted_max;
+        debug_assert!(self.ledger_is_right(), "{:?}", self.ledger);
+        let Ledger { uncommitted, uncommitted_pages, held, requests, .. } = &self.ledger;
+        let Some(oldest) = uncommitted.first() else { return };
+        let CallState::Uncommitted { since } = self.calls[oldest].state else {
+            unreachable!("a request among the uncommitted that is not");
+        };
+        let at = since + self.config.commit_delay;
+        let is_awaited = self.blocked > 0 || !held.is_empty();
+        let is_writing = *requests > uncommitted.len();
+        let half = uncommitted.len() * 2 >= self.requests()
+            || uncommitted_pages * 2 >= self.config.uncommitted_max;
         if half || is_awaited || !is_writing || at <= now {
-            for i in 0..self.requests() {
-                self.calls[i].covered = self.is_uncommitted(i);
+            for i in uncommitted.iter() {
+                self.calls[i].covered = true;
             }
-            self.calls[row] = super::Call::new(Verb::Commit);
+            self.calls[row] = Call::new(Verb::Commit);
             self.issue_commit(now, row);
         } else {
             self.arm(at);
         }
     }
 
+    /// Whether the ledger says what a walk of the table does.
+    fn ledger_is_right(&self) -> bool {
+        let calls = || self.calls[..self.requests()].iter();
+        let with_room = || calls().filter(|call| call.has_room);
+        let uncommitted =
+            || with_room().filter(|c| matches!(c.state, CallState::Uncommitted { .. }));
+        let Ledger { held, requests, pages, .. } = &self.ledger;
+        (*requests, *pages) == (with_room().count(), with_room().map(|c| c.pages.len()).sum())
+            && self.ledger.uncommitted.len() == uncommitted().count()
+            && self.ledger.uncommitted_pages == uncommitted().map(|c| c.pages.len()).sum()
+            && held.len() == calls().filter(|call| call.state == CallState::Held).count()
+    }
+
     /// Encodes and queues the COMMIT of all that is covered.
     fn issue_commit(&mut self, now: Time, row: usize) {
         let xid = self.xids.assign(row);
         let head = self.head_range(row);
-        let covered = || self.calls[..row].iter().filter(|call| call.covered);
+        let uncommitted = || self.ledger.uncommitted.iter().map(|i| &self.calls[i]);
+        let covered = || uncommitted().take_while(|call| call.covered);
         let start = covered().map(|call| call.slots().start).min().unwrap_or(0);
         let end = covered().map(|call| call.slots().end).max().unwrap_or(start);
         let offset = start * netswap_reserve::PAGE_SIZE as u64;
@@ -299,19 +353,17 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
         };
         self.stale_streak = 0;
         self.stats.commits += 1;
-        self.end_commit(row);
         // What has another verifier is written again here, and not covered any more.
         self.see_verifier(now, verifier);
-        for i in 0..self.requests() {
-            if !self.calls[i].covered || !self.is_uncommitted(i) {
-                continue;
-            }
+        while let Some(i) = self.first_covered() {
             if self.calls[i].unstable == Some(verifier) {
                 self.succeed(now, i);
             } else {
                 self.write_again(now, i);
             }
         }
+        // Only now may another COMMIT cover what this one did not: what has ended may make one due.
+        self.end_commit(row);
         Ok(())
     }
 
@@ -328,11 +380,23 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.unqueue(row);
         }
         self.rx.forget(row);
+        while let Some(i) = self.first_covered() {
+            self.finish(now, i, Err(error));
+        }
         self.end_commit(row);
-        for i in 0..self.requests() {
-            if self.calls[i].covered && self.is_uncommitted(i) {
-                self.finish(now, i, Err(error));
-            }
+    }
+
+    /// The oldest request that the COMMIT covers: these come before all others.
+    fn first_covered(&self) -> Option<usize> {
+        self.ledger.uncommitted.first().filter(|i| self.calls[*i].covered)
+    }
+
+    /// Request `i` has ended, or will at once.
+    pub(super) fn leave_ledger(&mut self, i: usize) {
+        if self.is_unstable() {
+            self.ledger.held.remove(i);
+            self.ledger.remove_uncommitted(i, &self.calls[i]);
+            self.ledger.give_room_back(&mut self.calls[i]);
         }
     }
 }

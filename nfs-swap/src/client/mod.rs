@@ -13,7 +13,7 @@
 //! - `stream`: the [`Session`](netswap_net::Session) side: sending, timers, and when a connection is given up;
 //!   `link`, beside this folder, keeps the connection, for the lister too;
 //! - `receive`: replies, taken in place; `ahead`: several of them at once;
-//! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last;
+//! - `commit`: the write policy: UNSTABLE writes, and the COMMIT that makes them last; `order`: lists for that;
 //! - `facts`: what the server said, for reports;
 //! - `fence`: copies of a call that may be carried out late, and when none can any more.
 //!
@@ -35,6 +35,7 @@ mod config;
 mod facts;
 mod fence;
 mod merge;
+mod order;
 mod receive;
 mod requests;
 mod startup;
@@ -58,6 +59,7 @@ use crate::message::CONTROL_HEAD_BYTES;
 use crate::pages::STAGE_BYTES;
 use crate::proto::{Fattr3, FileHandle, FsInfoOk, Nfsstat3};
 use crate::rpc::{AuthSys, XidTable};
+use commit::Ledger;
 pub use commit::{UnknownPolicy, WritePolicy};
 pub use config::{NfsConfig, NfsStats};
 pub use facts::NfsFacts;
@@ -170,6 +172,8 @@ struct Call<P> {
     unstable: Option<[u8; 8]>,
     /// The COMMIT that is outstanding was sent after it was written.
     covered: bool,
+    /// It counts among what is written and may be uncommitted.
+    has_room: bool,
     /// The connection was lost between its WRITEs: it is written from its start when this one is answered.
     from_start: bool,
     /// How often it was written again for a new verifier.
@@ -206,6 +210,7 @@ impl<P> Call<P> {
             handle_generation: 0,
             unstable: None,
             covered: false,
+            has_room: false,
             from_start: false,
             rewrites: 0,
             outcome: Ok(Stored { replayed: false }),
@@ -335,6 +340,7 @@ pub struct NfsBackend<P = Frame, M = Direct> {
     verifier_over: u32,
     /// Which copies of its WRITEs are dead.
     fence: Fence,
+    ledger: Ledger,
     /// What is uncommitted has changed: whether a COMMIT is due is to be found out.
     unsettled: bool,
     /// The connection went: what is uncommitted is written again on the next.
@@ -457,6 +463,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             connection: 0,
             verifier_over: 0,
             fence: Fence::default(),
+            ledger: Ledger::new(n * commits),
             unsettled: false,
             rewrite_all: false,
             config,

@@ -26,7 +26,7 @@ use crate::mount;
 use crate::proto::{
     self, CreateOk, Fattr3, FileHandle, FsInfoOk, LookupOk, NF3REG, Nfsstat3, Sattr3, procs,
 };
-use crate::rpc::{self, AcceptStat, ReplyStat};
+use crate::rpc::{self, ReplyStat};
 use crate::xdr::{Decoder, Encoder, Full};
 
 /// What the control call does, or does next.
@@ -367,8 +367,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// The portmapper has answered: 0 is a program that it does not know.
     fn found_port(&mut self, now: Time, port: u16) {
         if port == 0 {
-            let code = ReplyStat::Accepted(AcceptStat::ProgUnavail).refused_code();
-            self.control_failed(now, StoreError::Refused { code });
+            let (program, version) = match self.step {
+                Step::MountPort => ("MOUNT", mount::VERSION),
+                _ => ("NFS", proto::VERSION),
+            };
+            self.control_failed(now, StoreError::Unregistered { program, version });
             return;
         }
         match (self.step, &mut self.config.mount) {
@@ -382,6 +385,19 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
             self.step = step;
             self.switch_to(target);
         }
+    }
+
+    /// What it means that call `i` was refused as a whole.
+    pub(super) fn call_refused(&self, i: usize, stat: ReplyStat) -> StoreError {
+        if i != self.control() || !stat.is_unserved() {
+            return StoreError::Refused { code: stat.refused_code() };
+        }
+        let (program, version) = match self.step {
+            Step::NfsPort | Step::MountPort => ("PORTMAP", rpc::PORTMAP_VERSION),
+            Step::Mnt => ("MOUNT", mount::VERSION),
+            _ => ("NFS", proto::VERSION),
+        };
+        StoreError::NotServed { program, version }
     }
 
     /// MOUNT refused the export: whether less of it is to be tried, which is prepared then.

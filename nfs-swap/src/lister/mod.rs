@@ -357,6 +357,13 @@ impl<P: MapPageMut, M: Mapper> NfsLister<P, M> {
                 ReplyStat::Accepted(AcceptStat::ProcUnavail) if self.can_be_plain() => {
                     self.go_plain(now);
                 }
+                _ if stat.is_unserved() => {
+                    let (program, version) = match self.step {
+                        Step::Mnt => ("MOUNT", mount::VERSION),
+                        _ => ("NFS", proto::VERSION),
+                    };
+                    self.fail(ListError::NotServed { program, version });
+                }
                 _ => self.fail(ListError::Refused { code: stat.refused_code() }),
             }
             return Ok(());

@@ -83,6 +83,14 @@ pub enum ListError {
         /// The code.
         code: u32,
     },
+    /// What listens at the port does not serve the program, or not in this version.
+    #[error("the server does not serve {program} version {version} at the port that was asked")]
+    NotServed {
+        /// `NFS` or `MOUNT`.
+        program: &'static str,
+        /// The version that is needed.
+        version: u32,
+    },
     /// The server sent what is not the protocol, again and again.
     #[error("garbage from the server: {what}")]
     Garbage {

@@ -2,7 +2,8 @@
 //! a URL, so ever shorter beginnings of its path are mounted, as for a swap file.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 use netswap_net::kernel::{HostAddrs, MemoryLock, ProtectConfig};
 use netswap_nfs::proto::{self, Fattr3, Nfsstat3};
@@ -15,6 +16,8 @@ use serde_json::json;
 
 use crate::real::list::{Entry, ListFailure, ListOptions, Listing, printable};
 use crate::real::pump::Pump;
+
+use super::{NOT_SERVED, UNREGISTERED};
 
 /// Pages that a reply may fill.
 const REPLY_PAGES: usize = 8;
@@ -49,6 +52,16 @@ pub enum NfsListFailure {
         /// What went wrong.
         why: io::Error,
     },
+    /// The portmapper does not know the service.
+    #[error("the portmapper at {server} does not know {service} version {version}: {UNREGISTERED}")]
+    Unregistered {
+        /// The portmapper.
+        server: SocketAddr,
+        /// `NFS` or `MOUNT`.
+        service: &'static str,
+        /// The version that is needed.
+        version: u32,
+    },
     /// The path is that of a file.
     #[error("{server} is no directory: list the one that holds it")]
     NotDirectory {
@@ -66,20 +79,22 @@ pub enum NfsListFailure {
 }
 
 impl NfsListFailure {
-    /// Whether nobody answered, as opposed to a server that says no.
+    /// Whether nobody answered, or nobody is known to serve it, as opposed to a server that says no.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, NfsListFailure::Port { .. })
+        matches!(self, NfsListFailure::Port { .. } | NfsListFailure::Unregistered { .. })
     }
 }
 
-fn hint(error: &ListError) -> &'static str {
-    match error {
-        ListError::Refused { code: 2 } => ": there is no such directory or export: check the path",
+fn hint(error: &ListError) -> String {
+    let hint = match error {
+        ListError::Refused { code: 2 } => "there is no such directory or export: check the path",
         ListError::Refused { code: 1 | 13 } => {
-            ": let this host in at the server, or act as another user by uid= and gid= in the URL"
+            "let this host in at the server, or act as another user by uid= and gid= in the URL"
         }
-        _ => "",
-    }
+        ListError::NotServed { .. } => NOT_SERVED,
+        _ => return String::new(),
+    };
+    format!(": {hint}")
 }
 
 /// Lists the directory of `url` ([`NfsUrl::parse_directory`]), in the server's order, without `.` and `..`.
@@ -102,12 +117,14 @@ pub fn list_directory(url: &NfsUrl, options: &ListOptions) -> Result<Vec<Listed>
     let host = url.host.to_string();
     let addrs = HostAddrs::resolve(&host, 0)?;
     let address = addrs.first().ip();
+    let server = SocketAddr::new(address, options.portmap);
     let port = |known: Option<u16>, service, program, version| match known {
         Some(port) => Ok(port),
-        None => ask_port(address, options.within, program, version).map_err(|why| {
-            let server = SocketAddr::new(address, rpc::PORTMAP_PORT);
-            NfsListFailure::Port { server, service, why }
-        }),
+        None => match ask_port(server, options.within, program, version) {
+            Ok(Some(port)) => Ok(port),
+            Ok(None) => Err(NfsListFailure::Unregistered { server, service, version }),
+            Err(why) => Err(NfsListFailure::Port { server, service, why }),
+        },
     };
     let nfs = port(url.nfs_port, "NFS", proto::PROGRAM, proto::VERSION)?;
     let mount = port(url.mount_port, "MOUNT", mount::PROGRAM, mount::VERSION)?;
@@ -260,12 +277,16 @@ fn list_once(
     }
 }
 
-/// Asks a portmapper for the TCP port of a service (RFC 1833 section 3).
-fn ask_port(host: IpAddr, within: Span, program: u32, version: u32) -> io::Result<u16> {
-    let limit = std::time::Duration::from_nanos(within.as_nanos());
-    let address = SocketAddr::new(host, rpc::PORTMAP_PORT);
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_read_timeout(Some(limit))?;
+/// Asks a portmapper for the TCP port of a service (RFC 1833 section 3). `None` if it knows none.
+fn ask_port(
+    portmap: SocketAddr,
+    within: Span,
+    program: u32,
+    version: u32,
+) -> io::Result<Option<u16>> {
+    let limit = Duration::from_nanos(within.as_nanos());
+    let ends = Instant::now() + limit;
+    let mut stream = TcpStream::connect_timeout(&portmap, limit)?;
     stream.set_write_timeout(Some(limit))?;
     let mut bytes = [0; PORT_REPLY_MAX];
     let mut out = Encoder::new(&mut bytes[rpc::MARK_BYTES..]);
@@ -282,20 +303,40 @@ fn ask_port(host: IpAddr, within: Span, program: u32, version: u32) -> io::Resul
 
     let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
     let mut mark = [0; rpc::MARK_BYTES];
-    stream.read_exact(&mut mark)?;
+    read_until(&mut stream, &mut mark, ends)?;
     let mark = u32::from_be_bytes(mark);
     let len = (mark & !rpc::LAST_FRAGMENT) as usize;
     if mark & rpc::LAST_FRAGMENT == 0 || len > bytes.len() {
         return Err(bad("a reply of a length that is none"));
     }
-    stream.read_exact(&mut bytes[..len])?;
+    read_until(&mut stream, &mut bytes[..len], ends)?;
     let mut dec = Decoder::new(&bytes[..len]);
     let reply = rpc::decode_reply(&mut dec).map_err(|error| bad(error.what()))?;
     if reply != (xid, ReplyStat::Accepted(AcceptStat::Success)) {
         return Err(bad("the call was refused"));
     }
     match dec.u32().map(u16::try_from) {
-        Ok(Ok(port)) if port > 0 => Ok(port),
-        _ => Err(bad("the service is not registered")),
+        Ok(Ok(0)) => Ok(None),
+        Ok(Ok(port)) => Ok(Some(port)),
+        _ => Err(bad("a port that is none")),
     }
+}
+
+/// Fills `bytes`, however slowly they come, until `ends`.
+fn read_until(stream: &mut TcpStream, bytes: &mut [u8], ends: Instant) -> io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let left = ends.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut bytes[filled..]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

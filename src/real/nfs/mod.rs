@@ -34,6 +34,13 @@ pub fn scheme() -> Scheme {
     })
 }
 
+/// What to do about a service that the portmapper does not know.
+const UNREGISTERED: &str =
+    "is the NFS server running? If it is, name its ports by nfsport= and mountport= in the URL";
+/// What to do about a port that does not serve what was looked for there.
+const NOT_SERVED: &str =
+    "NFS and MOUNT may have a port each: name them by nfsport= and mountport= in the URL";
+
 /// A file on a server.
 #[derive(Debug)]
 struct File(NfsUrl);
@@ -51,6 +58,9 @@ impl Location for File {
 
     fn client(&self, address: IpAddr, options: &OpenOptions) -> Box<dyn RealClient> {
         let mut config = self.0.config(address);
+        if let Some(portmap) = &mut config.portmap {
+            portmap.set_port(options.portmap);
+        }
         config.create_bytes = options.create_bytes;
         config.in_flight = options.in_flight;
         config.merge = options.merge;
@@ -122,6 +132,8 @@ impl RealClient for NfsBackend {
             StoreError::Denied { .. } => {
                 "let this host in at the server, or act as another user by uid= and gid= in the URL"
             }
+            StoreError::Unregistered { .. } => UNREGISTERED,
+            StoreError::NotServed { .. } => NOT_SERVED,
             StoreError::ReadOnly => "export it writable",
             StoreError::NoSpace => "make room on the server",
             StoreError::Garbage { .. } => "check that the port is that of the service",

@@ -361,6 +361,9 @@ impl Machine {
     }
 
     /// Runs tasks on the CPUs that are free at `now`. Returns whether any task ran.
+    ///
+    /// # Panics
+    /// If transactions reserve more pages than the pool could ever promise.
     pub fn poll<B: SwapBackend>(
         &mut self,
         now: Time,

@@ -22,7 +22,9 @@
 
 use std::collections::VecDeque;
 
-use netswap_reserve::{Frame, Gfp, PagePool, Reservation, ReservationSpec, Span, Time};
+use netswap_reserve::{
+    Frame, Gfp, PagePool, Reservation, ReservationError, ReservationSpec, Span, Time,
+};
 
 use super::{Machine, MachineEvent, PageTables, TaskState, pattern};
 use crate::TaskId;
@@ -45,7 +47,8 @@ pub enum Way {
 /// What the transactions of a machine are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransactionConfig {
-    /// Pages each of them takes. More than the pool could ever promise, and a task waits for ever.
+    /// Pages each of them takes. With [`Way::Reserve`] not more than the pool could ever promise: [`Machine::poll`]
+    /// panics then, as no waiting would help. With [`Way::Loop`] a task waits for ever.
     pub pages: u32,
     /// How it gets them.
     pub way: Way,
@@ -144,9 +147,18 @@ impl Transaction {
     }
 
     /// Whether all pages are promised, now or before.
+    ///
+    /// # Panics
+    /// If the pool could never promise so many.
     fn reserve(&mut self, config: &TransactionConfig, pool: &PagePool) -> bool {
         if self.reservation.is_none() {
-            self.reservation = pool.reserve(ReservationSpec::pages(config.pages)).ok();
+            self.reservation = match pool.reserve(ReservationSpec::pages(config.pages)) {
+                Ok(reservation) => Some(reservation),
+                Err(ReservationError::Short { .. }) => None,
+                Err(error @ ReservationError::TooLarge { .. }) => {
+                    panic!("transactions of {} pages: {error}", config.pages)
+                }
+            };
         }
         self.reservation.is_some()
     }
