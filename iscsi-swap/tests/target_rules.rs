@@ -303,6 +303,29 @@ fn unknown_requests_are_rejected_and_foreign_opcodes_reset() {
 }
 
 #[test]
+fn digests_are_insisted_upon_where_there_is_data() {
+    let strict = || {
+        let mut config = target_config();
+        config.keys.header_digest = netswap_iscsi::Digest::Crc32c;
+        config
+    };
+    for (session, status) in [("Discovery", 0), ("Normal", 0x0200)] {
+        let mut raw = Raw::new(strict());
+        let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType={session}");
+        raw.login(0, 1, &format!("{names} AuthMethod=None"));
+        let got = raw.login(1, 3, "HeaderDigest=None DataDigest=None");
+        assert!(matches!(got[0].0, ResponsePdu::Login(login) if login.status == status), "{got:?}");
+    }
+    let mut raw = Raw::new(strict());
+    let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType=Normal");
+    raw.login(0, 1, &format!("{names} AuthMethod=None"));
+    // Not the first of the list, but the only one that will do.
+    let got = raw.login(1, 3, "HeaderDigest=None,CRC32C");
+    let text = String::from_utf8_lossy(&got[0].1).replace('\0', " ");
+    assert!(text.contains("HeaderDigest=CRC32C "), "{text}");
+}
+
+#[test]
 fn a_discovery_session_moves_no_data() {
     let mut raw = Raw::new(target_config());
     let names = "InitiatorName=iqn.raw SessionType=Discovery";
