@@ -166,17 +166,7 @@ fn the_window_is_as_wide_as_it_says() {
         }
         if i % 3 == 2 && !tags.is_empty() {
             let (itt, ttt) = tags.remove(0);
-            let data = DataOut {
-                last: true,
-                lun: lun_bytes(0),
-                itt,
-                ttt,
-                exp_stat_sn: 0,
-                data_sn: 0,
-                offset: 0,
-                data_len: 4096,
-            };
-            let answers = raw.send(data.build(), &[i as u8; 4096]);
+            let answers = raw.data_out(itt, ttt, i as u8);
             assert_eq!(ending(&answers).0, status::GOOD);
         }
         assert!(tags.len() <= 3);
