@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use zeroize::Zeroizing;
 
-use crate::auth::{ChapConfig, Credentials, SECRET_BYTES_MAX, Secret};
+use crate::auth::{ChapConfig, Credentials, Entropy, SECRET_BYTES_MAX, Secret};
 use crate::url::{PortalUrl, SecretSource};
 
 /// Names the initiator's secret in the environment.
@@ -71,17 +71,43 @@ impl PortalUrl {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<ChapConfig>, CredentialsError> {
         let Some(user) = &self.user else { return Ok(None) };
-        let initiator = find(user, &self.password, ("password", PASSWORD_VARIABLE), &environment)?;
+        let target = self.target_user.as_deref().map(|user| (user, &self.target_password));
+        ChapConfig::find((user, &self.password), target, environment).map(Some)
+    }
+}
+
+impl ChapConfig {
+    /// The credentials of an initiator and perhaps of a target, each given by its user and the place of its
+    /// secret: for either side. As [`PortalUrl::credentials`] says.
+    ///
+    /// # Errors
+    /// If a secret is not there, or not of 1 to 255 bytes.
+    pub fn find(
+        initiator: (&str, &SecretSource),
+        target: Option<(&str, &SecretSource)>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<ChapConfig, CredentialsError> {
+        let initiator = find(initiator, ("password", PASSWORD_VARIABLE), &environment)?;
         let named = ("target_password", TARGET_PASSWORD_VARIABLE);
-        let target = self.target_user.as_ref();
-        let target = target.map(|user| find(user, &self.target_password, named, &environment));
-        Ok(Some(ChapConfig { initiator, target: target.transpose()? }))
+        let target = target.map(|target| find(target, named, &environment)).transpose()?;
+        Ok(ChapConfig { initiator, target })
+    }
+}
+
+impl Entropy {
+    /// Bytes of the operating system, that nobody can guess.
+    ///
+    /// # Errors
+    /// If `/dev/urandom` cannot be read.
+    pub fn of_system() -> io::Result<Entropy> {
+        let mut bytes = Zeroizing::new([0; 32]);
+        File::open("/dev/urandom")?.read_exact(&mut *bytes)?;
+        Ok(Entropy::new(*bytes))
     }
 }
 
 fn find(
-    user: &str,
-    source: &SecretSource,
+    (user, source): (&str, &SecretSource),
     (parameter, variable): (&'static str, &'static str),
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Credentials, CredentialsError> {

@@ -5,7 +5,7 @@ mod common;
 
 use common::raw::{Answer, Raw, ending};
 use common::target_config;
-use netswap_iscsi::pdu::{DataOut, ResponsePdu, lun_bytes};
+use netswap_iscsi::pdu::ResponsePdu;
 use netswap_iscsi::scsi::{Cdb, Sense, status};
 use netswap_iscsi::{TargetConfig, TargetFaults, function};
 use netswap_net::{Action, Session};
@@ -30,20 +30,6 @@ fn unfinished(raw: &mut Raw) -> (u32, u32) {
         [(ResponsePdu::R2t(r2t), _)] => (command.itt, r2t.ttt),
         ref other => panic!("{other:?}"),
     }
-}
-
-fn data(raw: &mut Raw, itt: u32, ttt: u32) -> Vec<Answer> {
-    let data = DataOut {
-        last: true,
-        lun: lun_bytes(0),
-        itt,
-        ttt,
-        exp_stat_sn: 0,
-        data_sn: 0,
-        offset: 0,
-        data_len: 4096,
-    };
-    raw.send(data.build(), &[7; 4096])
 }
 
 fn response(answers: &[Answer]) -> u8 {
@@ -73,7 +59,7 @@ fn an_aborted_task_is_never_answered_nor_carried_out() {
     let mut raw = sessions(1);
     let (itt, ttt) = unfinished(&mut raw);
     assert_eq!(response(&raw.manage(function::ABORT_TASK, 0, itt)), 0);
-    assert!(data(&mut raw, itt, ttt).is_empty(), "late data is thrown away");
+    assert!(raw.data_out(itt, ttt, 7).is_empty(), "late data is thrown away");
     assert_eq!(response(&raw.manage(function::ABORT_TASK, 0, itt)), 1, "it is gone");
     assert_eq!(first_byte(&mut raw), 0);
     for (function, lun, want) in [
@@ -106,11 +92,11 @@ fn a_set_of_tasks_is_aborted_when_the_data_that_was_asked_for_has_come() {
     let others = unfinished(&mut raw);
     raw.on = 0;
     assert!(raw.manage(function::ABORT_TASK_SET, 0, 0).is_empty(), "it waits");
-    assert!(data(&mut raw, first.0, first.1).is_empty());
-    assert_eq!(response(&data(&mut raw, second.0, second.1)), 0);
+    assert!(raw.data_out(first.0, first.1, 7).is_empty());
+    assert_eq!(response(&raw.data_out(second.0, second.1, 7)), 0);
     assert_eq!(first_byte(&mut raw), 0);
     raw.on = 1;
-    assert_eq!(ending(&data(&mut raw, others.0, others.1)).0, status::GOOD, "another session's");
+    assert_eq!(ending(&raw.data_out(others.0, others.1, 7)).0, status::GOOD, "another session's");
     assert_eq!(first_byte(&mut raw), 7);
 
     // Data that never comes costs the connection.
@@ -139,7 +125,7 @@ fn every_session_hears_of_a_reset_once() {
         }
         assert_eq!(ready(&mut raw, 0), GOOD);
         raw.on = 1;
-        assert!(data(&mut raw, itt, ttt).is_empty(), "the task is gone");
+        assert!(raw.data_out(itt, ttt, 7).is_empty(), "the task is gone");
         for on in [1, 2] {
             assert_eq!(ready(&mut raw, on), heard(sense), "function {function}");
             assert_eq!(ready(&mut raw, on), GOOD);

@@ -166,17 +166,7 @@ fn the_window_is_as_wide_as_it_says() {
         }
         if i % 3 == 2 && !tags.is_empty() {
             let (itt, ttt) = tags.remove(0);
-            let data = DataOut {
-                last: true,
-                lun: lun_bytes(0),
-                itt,
-                ttt,
-                exp_stat_sn: 0,
-                data_sn: 0,
-                offset: 0,
-                data_len: 4096,
-            };
-            let answers = raw.send(data.build(), &[i as u8; 4096]);
+            let answers = raw.data_out(itt, ttt, i as u8);
             assert_eq!(ending(&answers).0, status::GOOD);
         }
         assert!(tags.len() <= 3);
@@ -300,6 +290,29 @@ fn unknown_requests_are_rejected_and_foreign_opcodes_reset() {
     foreign[0] = 0x25;
     assert!(raw.send(foreign, &[]).is_empty());
     assert!(raw.is_reset());
+}
+
+#[test]
+fn digests_are_insisted_upon_where_there_is_data() {
+    let strict = || {
+        let mut config = target_config();
+        config.keys.header_digest = netswap_iscsi::Digest::Crc32c;
+        config
+    };
+    for (session, status) in [("Discovery", 0), ("Normal", 0x0200)] {
+        let mut raw = Raw::new(strict());
+        let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType={session}");
+        raw.login(0, 1, &format!("{names} AuthMethod=None"));
+        let got = raw.login(1, 3, "HeaderDigest=None DataDigest=None");
+        assert!(matches!(got[0].0, ResponsePdu::Login(login) if login.status == status), "{got:?}");
+    }
+    let mut raw = Raw::new(strict());
+    let names = format!("InitiatorName=iqn.raw TargetName={IQN} SessionType=Normal");
+    raw.login(0, 1, &format!("{names} AuthMethod=None"));
+    // Not the first of the list, but the only one that will do.
+    let got = raw.login(1, 3, "HeaderDigest=None,CRC32C");
+    let text = String::from_utf8_lossy(&got[0].1).replace('\0', " ");
+    assert!(text.contains("HeaderDigest=CRC32C "), "{text}");
 }
 
 #[test]

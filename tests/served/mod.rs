@@ -33,7 +33,8 @@ impl Drop for Scratch {
 pub struct Server {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
-    url: String,
+    /// What it said when it was ready.
+    first: serde_json::Value,
 }
 
 impl Server {
@@ -51,17 +52,21 @@ impl Server {
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let first = lines.next().expect("the server ended at once").unwrap();
-        let first: serde_json::Value = serde_json::from_str(&first).unwrap();
-        Server { url: first["url"].as_str().unwrap().to_string(), child, lines }
+        Server { first: serde_json::from_str(&first).unwrap(), child, lines }
     }
 
     pub fn url(&self) -> &str {
-        &self.url
+        self.first["url"].as_str().unwrap()
+    }
+
+    /// The URL of an iSCSI portal.
+    pub fn portal(&self) -> &str {
+        self.first["portal"].as_str().unwrap()
     }
 
     /// The URL of the export.
     pub fn directory(&self) -> String {
-        let (path, query) = self.url.split_once('?').unwrap();
+        let (path, query) = self.url().split_once('?').unwrap();
         format!("{}?{query}", path.rsplit_once('/').unwrap().0)
     }
 

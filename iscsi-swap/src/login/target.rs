@@ -36,9 +36,9 @@ pub enum TargetStep {
 pub struct TargetLoginConfig {
     /// What it offers; `offer.recv_own` is declared.
     pub offer: Params,
-    /// Digest of headers.
+    /// Digest of headers. Sessions for discovery are not held to it.
     pub header_digest: Digest,
-    /// Digest of data.
+    /// Digest of data. Likewise.
     pub data_digest: Digest,
     /// Credentials: what initiators have to prove, and what the target proves itself with.
     pub chap: Option<ChapConfig>,
@@ -303,7 +303,7 @@ impl TargetLogin {
     fn check_digests(&self) -> Result<(), u16> {
         let agreed = [self.params.header_digest, self.params.data_digest];
         let missing = |(policy, has): (&Digest, bool)| *policy == Digest::Crc32c && !has;
-        match self.digests.iter().zip(agreed).any(missing) {
+        match !self.discovery && self.digests.iter().zip(agreed).any(missing) {
             true => Err(login_status::INITIATOR_ERROR),
             false => Ok(()),
         }
@@ -351,7 +351,12 @@ impl TargetLogin {
                 }
                 Kind::Digest(_) if is_refusal(value) => {}
                 Kind::Digest(which) => {
-                    let chosen = self.digests[which].choose(value);
+                    // A session for discovery moves no data, and its initiators seldom offer
+                    // digests: it may do without.
+                    let chosen = match self.digests[which] {
+                        Digest::Crc32c if self.discovery => Digest::Prefer.choose(value),
+                        wanted => wanted.choose(value),
+                    };
                     let agreed = match which {
                         0 => &mut self.params.header_digest,
                         _ => &mut self.params.data_digest,

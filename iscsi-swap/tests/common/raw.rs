@@ -1,7 +1,7 @@
 //! A hand-driven initiator: it logs in and then sends single PDUs, right and wrong.
 
 use netswap_iscsi::pdu::{
-    BHS_LEN, Bhs, LoginRequest, ResponsePdu, ScsiCommand, TaskManagementRequest, data_len,
+    BHS_LEN, Bhs, DataOut, LoginRequest, ResponsePdu, ScsiCommand, TaskManagementRequest, data_len,
     lun_bytes, padding,
 };
 use netswap_iscsi::scsi::{Cdb, Sense};
@@ -93,6 +93,21 @@ impl Raw {
         command.data_len = data.len() as u32;
         let (status, _, sense) = ending(&self.send(command.build(), data));
         (status, sense)
+    }
+
+    /// Data of one page, the whole of what an R2T asks for.
+    pub fn data_out(&mut self, itt: u32, ttt: u32, fill: u8) -> Vec<Answer> {
+        let data = DataOut {
+            last: true,
+            lun: lun_bytes(0),
+            itt,
+            ttt,
+            exp_stat_sn: 0,
+            data_sn: 0,
+            offset: 0,
+            data_len: 4096,
+        };
+        self.send(data.build(), &[fill; 4096])
     }
 
     /// What is sent without having been asked for.

@@ -149,7 +149,10 @@ fn unit_info(capacity: Capacity, flags: u8) -> UnitInfo {
         block_size: capacity.block_size,
         blocks: capacity.blocks,
         read_only: flags & 1 > 0,
+        thin: flags & 2 > 0,
         transfer_max: capacity.block_size,
+        unmap_max: capacity.block_size,
+        compare_max: flags,
         serial: *b"0123456789abcdef",
     }
 }

@@ -280,6 +280,7 @@ impl Wire {
                     check_condition_ppm: ppm((which >> 5) & 1),
                     header_digest_ppm: ppm((which >> 6) & 1),
                     data_digest_ppm: ppm(which >> 7),
+                    ..TargetFaults::default()
                 });
             }
             18 => {

@@ -278,7 +278,9 @@ pub fn calls(bytes: &[u8]) -> bool {
     for _ in 0..OPERATIONS_MAX {
         let Some(operation) = input.operation() else { break };
         match operation % 5 {
-            0 => give(&mut server.connection(0), now, input.bytes()),
+            0 => {
+                give(&mut server.connection(0), now, input.bytes());
+            }
             1 => {
                 let body = input.bytes();
                 give(&mut server.connection(0), now, &record(body));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use netswap::iscsi::{
-    FAULT_NAMES, IscsiTarget, SenseForm, TargetConfig, TargetFaults, UnitOptions,
+    Digest, Entropy, FAULT_NAMES, IscsiTarget, SenseForm, TargetConfig, TargetFaults, UnitOptions,
 };
 use netswap::net::kernel::KernelStats;
 use netswap::reserve::{PAGE_SIZE, PagePool, PoolConfig};
@@ -12,6 +12,7 @@ use netswap::swap::Disk;
 use netswap::units::{Bytes, Nanos};
 use serde_json::json;
 
+use super::chap::ChapArgs;
 use super::disk::Served;
 use super::listen::{Listening, host_of};
 use super::{EXIT_OK, Failure, Outcome, StoreArgs, out, parse_named_fault, print_summary};
@@ -30,13 +31,16 @@ const TRANSFER_MAX: u64 = 4 << 20;
                   out; cut-in-header: in the middle of its answer.\n\
                   wrong-residual, short-read (half of the blocks), small-data-in, small-r2t (512 bytes each), late-r2t \
                   (by --late-by), close-window (for --late-by).\n\
+                  header-digest, data-digest: wrong ones, where there are any.\n\
                   ping, unit-event, logout-request, drop-connection, drop-session, renegotiate: a NOP-In or an Async \
                   Message before the answer; reset-unit: as by another initiator; capacity-changed: a unit attention \
                   for every session.\n
 Examples:
   netswap serve iscsi --listen 127.0.0.1:3260 --file /var/tmp/lun0 --size 1GiB
   netswap serve iscsi --memory 1GiB --block-size 4096 --fault busy=1% --fault cut=0.1% --seed 7
-  iscsi-inq iscsi://127.0.0.1:3260/iqn.2026-01.net.netswap:disk/0\n
+  netswap serve iscsi --memory 1GiB --chap alice --chap-file /root/alice --header-digest crc32c --data-digest crc32c
+  iscsi-inq iscsi://127.0.0.1:3260/iqn.2026-01.net.netswap:disk/0
+  netswap io iscsi://127.0.0.1:3260/iqn.2026-01.net.netswap:disk/0 --rw mixed --qd 32 --verify\n
 Exit codes: 0 ended by a signal; 1 the file failed; 2 the file or the address cannot be used.")]
 pub(super) struct IscsiArgs {
     /// Where to listen, as ADDRESS:PORT; port 0 lets the system choose
@@ -71,9 +75,24 @@ pub(super) struct IscsiArgs {
     /// Most bytes of a command
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     transfer_max: Bytes,
+    /// Ask for all data of writes by R2Ts: InitialR2T=Yes, ImmediateData=No
+    #[arg(long)]
+    r2t: bool,
     /// Form of sense data: fixed, descriptor, or empty for none at all
     #[arg(long, value_name = "FORM", default_value = "fixed", value_parser = parse_sense)]
     sense: SenseForm,
+    #[command(flatten)]
+    chap: ChapArgs,
+    /// Digests of headers: none, prefer (if the initiator would rather have them), or crc32c (or no login)
+    #[arg(long, value_name = "D", default_value = "prefer")]
+    header_digest: Digest,
+    /// Digests of data, likewise
+    #[arg(long, value_name = "D", default_value = "prefer")]
+    data_digest: Digest,
+    /// Where initiators that ask for targets are told to come, as HOST:PORT [default: where it listens, or,
+    /// if that is every address, where they asked]
+    #[arg(long, value_name = "PORTAL")]
+    portal: Option<String>,
     /// A fault, and the share of commands it is made at: `busy=1%`, `twice=100ppm`; may be given again
     #[arg(long = "fault", value_name = "NAME=P", value_parser = parse_fault)]
     faults: Vec<(&'static str, u32)>,
@@ -86,6 +105,14 @@ pub(super) struct IscsiArgs {
     /// Print JSON: an object when it listens, one when it has ended; one object a line
     #[arg(long)]
     json: bool,
+}
+
+/// Whether this is a host and a port that fit an answer.
+fn is_portal(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+    let fits = (1..=200).contains(&host.len()) && host.chars().all(plain);
+    fits && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn parse_fault(text: &str) -> Result<(&'static str, u32), String> {
@@ -129,7 +156,24 @@ impl IscsiArgs {
                 self.name
             )));
         }
+        if let Some(portal) = self.portal.as_deref().filter(|portal| !is_portal(portal)) {
+            return Err(Failure::usage(format_args!(
+                "--portal {portal:?}: give an address like 192.0.2.1:3260, [2001:db8::1]:3260 or host:3260"
+            )));
+        }
+        let chap = self.chap.config()?;
+        // It is read only where challenges are made.
+        let entropy = match chap {
+            Some(_) => Entropy::of_system().map_err(|error| {
+                Failure::usage(format_args!("no randomness for challenges: {error}"))
+            })?,
+            None => Entropy::default(),
+        };
         let mut config = TargetConfig::new(&self.name);
+        config.keys.initial_r2t = self.r2t;
+        config.keys.immediate_data = !self.r2t;
+        config.keys.header_digest = self.header_digest;
+        config.keys.data_digest = self.data_digest;
         config.keys.first_burst = (transfer as u32).max(512);
         config.keys.max_burst = (transfer as u32).max(512);
         config.keys.recv_segment = (transfer as u32).max(512);
@@ -141,8 +185,29 @@ impl IscsiArgs {
             sense: self.sense,
             faults,
             seed: self.seed,
+            chap,
+            entropy,
             ..config
         })
+    }
+
+    /// What is answered to who asks for targets: an address and the number of the portal group. Nothing means:
+    /// where you are (RFC 7143 appendix C).
+    fn told(&self, listens: SocketAddr) -> Option<String> {
+        let listens = (!listens.ip().is_unspecified()).then(|| listens.to_string());
+        self.portal.clone().or(listens).map(|portal| format!("{portal},1"))
+    }
+
+    /// The URL of the unit, as `netswap io` takes it; only passwords are missing.
+    fn url(&self, listens: SocketAddr) -> String {
+        let (user, parameter) = self.chap.in_url();
+        let digests = [("header_digest", self.header_digest), ("data_digest", self.data_digest)];
+        let digests = digests.into_iter().filter(|(_, digest)| *digest == Digest::Crc32c);
+        let digests = digests.map(|(name, digest)| format!("{name}={digest}"));
+        let parameters: Vec<_> = parameter.into_iter().chain(digests).collect();
+        let query = if parameters.is_empty() { "" } else { "?" };
+        let (host, port, name) = (host_of(listens), listens.port(), &self.name);
+        format!("iscsi://{user}{host}:{port}/{name}/{}{query}{}", self.lun, parameters.join("&"))
     }
 
     fn unit(&self, disk: &Served) -> Result<UnitOptions, Failure> {
@@ -164,7 +229,7 @@ impl IscsiArgs {
 
 pub(super) fn run(args: &IscsiArgs) -> Outcome {
     // What is wrong with the options is said before a file is made.
-    let config = args.config()?;
+    let mut config = args.config()?;
     let disk = args.store.open()?;
     let clients = usize::from(args.clients);
     if disk.is_empty() {
@@ -178,6 +243,7 @@ pub(super) fn run(args: &IscsiArgs) -> Outcome {
         )));
     }
     let listening = &mut Listening::start(args.listen, clients)?;
+    config.portals.extend(args.told(listening.addr()));
     // Nothing else takes frames, so none are kept for others.
     let frames = PoolConfig { headroom: 0, ..PoolConfig::new(config.frames().max(64)) };
     let pool = PagePool::new(frames);
@@ -205,8 +271,8 @@ pub(super) fn run(args: &IscsiArgs) -> Outcome {
 
 fn announce(args: &IscsiArgs, listens: SocketAddr) -> Result<(), Failure> {
     let portal = format!("iscsi://{}:{}", host_of(listens), listens.port());
-    let url = format!("{portal}/{}/{}", args.name, args.lun);
-    if !listens.ip().is_loopback() {
+    let url = args.url(listens);
+    if !listens.ip().is_loopback() && !args.chap.is_given() {
         out::note("netswap: whoever reaches this port may read and write the unit");
     }
     if args.json {
@@ -239,6 +305,7 @@ fn summarise(
         ("WRITEs", stats.writes),
         ("task management", stats.task_management),
         ("breaches of the protocol", target.protocol_errors()),
+        ("wrong digests", target.digest_errors()),
         ("bytes received", net.conns.bytes_received),
         ("bytes sent", net.conns.bytes_sent),
     ];
@@ -255,5 +322,15 @@ mod tests {
         let error = parse_fault("bussy=1%").unwrap_err();
         assert!(error.contains("known: late, twice, garbage"), "{error}");
         assert!(parse_sense("short").unwrap_err().contains("descriptor"));
+    }
+
+    #[test]
+    fn a_portal_is_a_host_and_a_port() {
+        for portal in ["192.0.2.1:3260", "[2001:db8::1]:3260", "store.example:1"] {
+            assert!(is_portal(portal), "{portal}");
+        }
+        for other in ["192.0.2.1", ":3260", "a b:1", "a,2:1", "host:0", "host:99999"] {
+            assert!(!is_portal(other), "{other}");
+        }
     }
 }

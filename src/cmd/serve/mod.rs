@@ -1,9 +1,10 @@
 //! `netswap serve`: the embedded servers on sockets of the kernel, for other people's clients.
 //!
 //! One thread turns one event loop: requests are executed as they arrive, and a write that must be durable
-//! holds the others up until the disk has it. There are no permissions: whoever reaches the port reads
-//! and writes what is served.
+//! holds the others up until the disk has it. There are no permissions: whoever reaches the port, and proves to be
+//! whom an iSCSI target was told of, reads and writes what is served.
 
+mod chap;
 mod disk;
 mod iscsi;
 mod listen;

@@ -7,10 +7,11 @@ use netswap_iscsi::{
 use netswap_net::kernel::{HostAddrs, MemoryLock, ProtectConfig};
 use serde_json::json;
 
-use super::{after, of_status, random};
+use super::{after, of_status};
 use crate::real::list::{Entry, ListFailure, ListOptions, Listing, bad_url, printable};
 use crate::real::pump::Pump;
 use crate::real::scheme::UrlProblem;
+use crate::real::store::OpenOptions;
 use crate::units::Bytes;
 
 /// Why targets or units were not listed.
@@ -76,13 +77,13 @@ fn find(
     chap: Option<ChapConfig>,
     options: &ListOptions,
 ) -> Result<Vec<Found>, ListFailure> {
-    let seed = random().map_err(|error| bad_url("iscsi", error))?;
+    let entropy = Entropy::of_system().map_err(|error| bad_url("iscsi", error))?;
     let addrs = HostAddrs::resolve(&url.portal.host.to_string(), 0)?;
-    let mut config = url.config(addrs.first().ip(), chap, Entropy::new(seed));
+    let mut config = url.config(addrs.first().ip(), chap, entropy);
     config.give_up_after = options.within;
     // Not the session of another listing.
-    let [a, b, c, ..] = random().map_err(|error| bad_url("iscsi", error))?;
-    config.isid = [0x80, a, b, c, 0xff, 0];
+    let [a, b, c, d] = OpenOptions::default().nonce.to_be_bytes();
+    config.isid = [0x80, a, b, c, 0xff, d];
     let protect =
         ProtectConfig { memory_lock: MemoryLock::Never, io_flusher: false, socket_memory: 0 };
     let mut pump = Pump::new(Some(addrs), &protect)?;

@@ -4,8 +4,6 @@ mod list;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::IpAddr;
 
 use netswap_iscsi::{
@@ -45,7 +43,7 @@ struct Unit {
     url: IscsiUrl,
     chap: Option<ChapConfig>,
     /// What challenges are made of.
-    seed: [u8; 32],
+    entropy: Entropy,
 }
 
 impl Unit {
@@ -53,15 +51,8 @@ impl Unit {
     fn parse(text: &str) -> Result<Unit, UrlProblem> {
         let url: IscsiUrl = text.parse()?;
         let chap = url.portal.credentials(|name| std::env::var(name).ok())?;
-        Ok(Unit { url, chap, seed: random()? })
+        Ok(Unit { url, chap, entropy: Entropy::of_system()? })
     }
-}
-
-/// Bytes that nobody can guess.
-fn random() -> io::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    Ok(seed)
 }
 
 impl fmt::Display for Unit {
@@ -82,7 +73,7 @@ impl Location for Unit {
     }
 
     fn client(&self, address: IpAddr, options: &OpenOptions) -> Box<dyn RealClient> {
-        let config = self.url.config(address, self.chap.clone(), Entropy::new(self.seed));
+        let config = self.url.config(address, self.chap.clone(), self.entropy.clone());
         let mut config = config.with_all();
         config.merge = options.merge;
         config.in_flight = options.in_flight.min(IN_FLIGHT_MAX);
