@@ -130,6 +130,7 @@ fn data(bytes: &[u8]) {
 fn unit(capacity: Capacity, bytes: &[u8]) {
     let at = |i: usize| bytes.get(12 + i).copied().unwrap_or(0);
     let info = unit_info(capacity, at(0));
+    assert_eq!(Capacity::parse(&info.capacity_16()), Some(capacity));
     let room = usize::from(at(1));
     let cuts = |put: &dyn Fn(&mut [u8]) -> Option<usize>| {
         let (mut short, mut long) = (vec![0xee; room], vec![0xee; 512]);
@@ -151,7 +152,7 @@ fn unit_info(capacity: Capacity, flags: u8) -> UnitInfo {
         read_only: flags & 1 > 0,
         thin: flags & 2 > 0,
         transfer_max: capacity.block_size,
-        unmap_max: capacity.block_size,
+        unmap_max: u32::from(flags) << 20,
         compare_max: flags,
         serial: *b"0123456789abcdef",
     }

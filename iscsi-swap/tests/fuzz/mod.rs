@@ -30,7 +30,8 @@ mod target;
 mod wire;
 
 use netswap_iscsi::{
-    ChapConfig, Credentials, Entropy, InitiatorConfig, IscsiTarget, TargetConfig, initiator::Digest,
+    ChapConfig, Credentials, Digest, Entropy, InitiatorConfig, IscsiTarget, TargetConfig,
+    UnitOptions,
 };
 use netswap_reserve::{PagePool, PoolConfig};
 use netswap_swap::MemDisk;
@@ -76,7 +77,7 @@ pub fn initiator_config([chap, policy, size]: [u8; 3]) -> InitiatorConfig {
     config.first_burst = [262_144, 4096, 512][usize::from((size >> 2) % 3)];
     config.max_burst = [1 << 20, 8192, 4096][usize::from((size >> 4) % 3)];
     config.outstanding_r2t = [8, 1][usize::from(size >> 7)];
-    config
+    if policy & 128 > 0 { config.with_all() } else { config }
 }
 
 /// The target for it: it takes the same three bytes, and knows the secrets unless bit 2 of the first is set.
@@ -107,7 +108,8 @@ pub fn target_config([chap, policy, size]: [u8; 3]) -> TargetConfig {
 pub fn new_target(config: TargetConfig) -> IscsiTarget<MemDisk> {
     let pool = PagePool::new(PoolConfig::new(config.frames() + 64));
     let mut target = IscsiTarget::new(config, pool).unwrap();
-    target.add_lun(0, MemDisk::new(SLOTS * 4096), 512, false).unwrap();
+    let options = UnitOptions { thin: true, ..UnitOptions::default() };
+    target.add_unit(0, MemDisk::new(SLOTS * 4096), options).unwrap();
     target.add_lun(300, MemDisk::new(SLOTS * 4096), 4096, true).unwrap();
     target
 }

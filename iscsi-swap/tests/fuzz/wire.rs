@@ -2,7 +2,7 @@
 //! the answers suffer on their way, and what is put between them.
 
 use netswap_iscsi::pdu::{TAG_NONE, opcode};
-use netswap_iscsi::{IscsiTarget, Moved, TargetConfig, TargetFaults};
+use netswap_iscsi::{FAULT_NAMES, IscsiTarget, Moved, TargetConfig, TargetFaults};
 use netswap_net::{Action, Disconnect, Session};
 use netswap_reserve::{Span, Time};
 use netswap_swap::MemDisk;
@@ -43,6 +43,8 @@ pub struct Wire {
     digests: Digests,
     /// What was sent and the target has not taken.
     up: Vec<u8>,
+    /// What the target sent behind its PDUs, if it is faulty: none.
+    rest: Vec<u8>,
     /// Tags and transfer tags that were sent last.
     tags: Vec<(u32, u32)>,
     /// ExpCmdSN and MaxCmdSN that the target said last, and the StatSN that it will say next.
@@ -63,6 +65,7 @@ impl Wire {
             agreed: Digests::default(),
             digests: Digests::default(),
             up: Vec::new(),
+            rest: Vec::new(),
             tags: Vec::new(),
             window: [0; 2],
             stat_sn: 0,
@@ -101,6 +104,7 @@ impl Wire {
         self.open = true;
         self.up.clear();
         self.tags.clear();
+        self.rest.clear();
         self.shift = 0;
         self.digests = Digests::default();
         self.agreement = Agreement::default();
@@ -153,6 +157,7 @@ impl Wire {
             pdu.set_word(24, stat_sn);
             pdus.push(pdu);
         }
+        self.rest = left.to_vec();
         pdus
     }
 
@@ -165,6 +170,7 @@ impl Wire {
                 self.digests = self.agreed;
             }
         }
+        bytes.append(&mut self.rest);
         self.pour(session, &bytes);
     }
 
@@ -193,7 +199,7 @@ impl Wire {
                 // Until there is nothing more to say.
                 for _ in 0..16 {
                     let pdus = self.honest();
-                    if pdus.is_empty() {
+                    if pdus.is_empty() && self.rest.is_empty() {
                         break;
                     }
                     self.deliver(session, &pdus);
@@ -268,20 +274,16 @@ impl Wire {
                 self.target.redirect((!moved.address.is_empty()).then_some(moved));
             }
             17 => {
-                let ppm = |bit: u8| u32::from(bit) * 250_000;
-                let which = input.byte();
-                self.target.set_faults(TargetFaults {
-                    late_ppm: ppm(which & 1),
+                // Some of the faults that a target has, and how long it holds answers back.
+                let mut faults = TargetFaults {
                     late_by: Span::from_millis(u64::from(input.byte()) * 16),
-                    twice_ppm: ppm((which >> 1) & 1),
-                    garbage_ppm: ppm((which >> 2) & 1),
-                    busy_ppm: ppm((which >> 3) & 1),
-                    task_set_full_ppm: ppm((which >> 4) & 1),
-                    check_condition_ppm: ppm((which >> 5) & 1),
-                    header_digest_ppm: ppm((which >> 6) & 1),
-                    data_digest_ppm: ppm(which >> 7),
                     ..TargetFaults::default()
-                });
+                };
+                for _ in 0..input.byte() % 4 {
+                    let name = FAULT_NAMES[usize::from(input.byte()) % FAULT_NAMES.len()];
+                    faults.set(name, u32::from(input.byte()) * 3900).expect("it has the name");
+                }
+                self.target.set_faults(faults);
             }
             18 => {
                 // The answer to a command: status, and sense in any form.
