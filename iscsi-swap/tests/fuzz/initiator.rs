@@ -31,7 +31,7 @@ pub fn initiator(bytes: &[u8]) -> bool {
             let n = 1 + usize::from(shape % 8);
             let pages: PageVec = (0..n).map_while(|_| pool.alloc(Gfp::KERNEL).ok()).collect();
             let Some(last) = pages.len().checked_sub(1) else { continue };
-            let op = if operation % 2 == 0 { Op::Read } else { Op::Write };
+            let op = if operation & 1 == 0 { Op::Read } else { Op::Write };
             let deadline = (shape & 0x80 > 0).then(|| wire.now + Span::from_secs(30));
             let (id, first) = (RequestId(id as u32), Slot(u32::from(slot % 20)));
             if backend.submit(wire.now, Request { id, op, first, pages, deadline }).is_ok() {
