@@ -31,3 +31,12 @@ fn answers_to_a_listing() {
 fn requests_to_the_target() {
     run("iscsi_target", fuzz::target);
 }
+
+#[test]
+fn the_honest_get_through_a_login_and_strangers_do_not() {
+    for (mode, honest) in [(0, &[0][..]), (1, &[0]), (2, &[8]), (3, &[0, 1])] {
+        let input = |chap: u8| [&[mode, chap, 0, 0], &honest.repeat(20)[..]].concat();
+        assert!(fuzz::login(&input(3)), "mode {mode}");
+        assert!(!fuzz::login(&input(7)), "mode {mode}");
+    }
+}
