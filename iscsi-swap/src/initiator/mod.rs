@@ -16,7 +16,8 @@
 //! the old session (RFC 7143 section 6.3.5), so no late copy of a write can be carried out after the
 //! new one. A completion after a reconnect therefore does not say `replayed`. This rests on three
 //! things held here: the ISID is the same each time, the login starts in SecurityNegotiation, and no
-//! command is issued again before the login is complete.
+//! command is issued again before the login is complete. And on one that is not: that the new portal is of
+//! the old one's group; where it is not, `portals` keeps the copies loose.
 //!
 //! # Invariants
 //! - Of two requests with a slot in common, one a write, the later waits for the earlier to end.
