@@ -9,6 +9,7 @@
 //! | `initiator=NAME` | this side's iSCSI name; not in libiscsi |
 //! | `password_file=PATH`, `target_password_file=PATH` | where the secrets are; not in libiscsi |
 //! | `write=fua` or `sync` | the write policy; not in libiscsi |
+//! | `portals=ADDR[:port],...` | other portals of the same unit, by address, for when this one is lost; not in libiscsi |
 //!
 //! As in libiscsi, what is behind the first `?` are the parameters, what is before the first `@` is
 //! the user, and the first `%` or else `:` in it begins the password. A character of a target's or an
@@ -40,7 +41,7 @@ pub const LUN_MAX: u16 = (1 << 14) - 1;
 
 /// The parameters there are.
 const PARAMETERS: &str = "target_user, target_password, header_digest, data_digest, initiator, \
-                          password_file, target_password_file, write";
+                          password_file, target_password_file, write, portals";
 /// Stands for what may be a secret.
 const HIDDEN: &str = "(hidden)";
 
@@ -106,6 +107,8 @@ pub struct IscsiUrl {
     pub lun: u16,
     /// The write policy.
     pub write: WritePolicy,
+    /// Other portals that lead to the same unit.
+    pub portals: Vec<SocketAddr>,
 }
 
 /// A URL of what can be listed: `iscsi://host[:port]`, whose targets are, or
@@ -228,13 +231,22 @@ pub enum UrlError {
         /// What stands there.
         value: String,
     },
+    /// Another portal that cannot be one.
+    #[error(
+        "portals={value}: write addresses with their ports, as in portals=10.0.0.3,10.0.0.4:3261; a name would have to \
+         be looked up where memory is short"
+    )]
+    Portal {
+        /// What stands there.
+        value: String,
+    },
     /// The write policy is not known.
     #[error(transparent)]
     Policy(#[from] UnknownPolicy),
 }
 
 /// The parameters by name. The place in it is the bit that says whether one was seen.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "target_user",
     "target_password",
     "header_digest",
@@ -243,6 +255,7 @@ const NAMES: [&str; 8] = [
     "password_file",
     "target_password_file",
     "write",
+    "portals",
 ];
 
 fn secret(what: &'static str, value: &str) -> Result<SecretSource, UrlError> {
@@ -285,7 +298,14 @@ fn name(text: &str) -> Result<String, UrlError> {
 struct Parts<'a> {
     portal: PortalUrl,
     path: &'a str,
+    rest: Rest,
+}
+
+/// The parameters of a unit alone.
+#[derive(Default)]
+struct Rest {
     write: Option<WritePolicy>,
+    portals: Vec<SocketAddr>,
 }
 
 fn parse(url: &str) -> Result<Parts<'_>, UrlError> {
@@ -327,7 +347,7 @@ fn parse(url: &str) -> Result<Parts<'_>, UrlError> {
         portal.user = user("user", name)?;
         portal.password = password;
     }
-    let write = parameters(&mut portal, query)?;
+    let rest = parameters(&mut portal, query)?;
     let alone = |what, needs| Err(UrlError::Alone { what, needs });
     if portal.user.is_none() && portal.password != SecretSource::Environment {
         return alone("password_file", "a user");
@@ -338,12 +358,12 @@ fn parse(url: &str) -> Result<Parts<'_>, UrlError> {
     if portal.target_user.is_some() && portal.user.is_none() {
         return alone("target_user", "a user");
     }
-    Ok(Parts { portal, path, write })
+    Ok(Parts { portal, path, rest })
 }
 
-fn parameters(portal: &mut PortalUrl, query: &str) -> Result<Option<WritePolicy>, UrlError> {
-    let mut write = None;
-    let mut seen = 0u8;
+fn parameters(portal: &mut PortalUrl, query: &str) -> Result<Rest, UrlError> {
+    let mut rest = Rest::default();
+    let mut seen = 0u16;
     for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         let Some(at) = NAMES.iter().position(|known| *known == key) else {
@@ -371,10 +391,23 @@ fn parameters(portal: &mut PortalUrl, query: &str) -> Result<Option<WritePolicy>
             "target_password_file" => {
                 portal.target_password = file("target_password", &portal.target_password, value)?;
             }
-            _ => write = Some(value.parse()?),
+            "portals" => rest.portals = portals(value)?,
+            _ => rest.write = Some(value.parse()?),
         }
     }
-    Ok(write)
+    Ok(rest)
+}
+
+/// Addresses, each with or without a port.
+fn portals(list: &str) -> Result<Vec<SocketAddr>, UrlError> {
+    let one = |value: &str| {
+        let with_port = value.parse().ok();
+        let bare = value.strip_prefix('[').and_then(|v| v.strip_suffix(']')).unwrap_or(value);
+        with_port
+            .or_else(|| Some(SocketAddr::new(bare.parse().ok()?, ISCSI_PORT)))
+            .ok_or_else(|| UrlError::Portal { value: value.into() })
+    };
+    list.split(',').map(one).collect()
 }
 
 fn digest(name: &'static str, value: &str) -> Result<Digest, UrlError> {
@@ -385,7 +418,7 @@ impl FromStr for IscsiUrl {
     type Err = UrlError;
 
     fn from_str(url: &str) -> Result<IscsiUrl, UrlError> {
-        let Parts { portal, path, write } = parse(url)?;
+        let Parts { portal, path, rest } = parse(url)?;
         let names = path.strip_prefix('/').and_then(|path| path.split_once('/'));
         let (target, lun) = names
             .filter(|(target, lun)| !target.is_empty() && !lun.is_empty())
@@ -393,7 +426,9 @@ impl FromStr for IscsiUrl {
         let is_number = lun.bytes().all(|byte| byte.is_ascii_digit());
         let number = lun.parse().ok().filter(|lun| *lun <= LUN_MAX && is_number);
         let lun = number.ok_or_else(|| UrlError::Lun { value: lun.into() })?;
-        Ok(IscsiUrl { portal, target: name(target)?, lun, write: write.unwrap_or_default() })
+        let Rest { write, portals } = rest;
+        let (target, write) = (name(target)?, write.unwrap_or_default());
+        Ok(IscsiUrl { portal, target, lun, write, portals })
     }
 }
 
@@ -401,9 +436,10 @@ impl FromStr for IscsiListUrl {
     type Err = UrlError;
 
     fn from_str(url: &str) -> Result<IscsiListUrl, UrlError> {
-        let Parts { portal, path, write } = parse(url)?;
-        if write.is_some() {
-            return Err(UrlError::UnknownParameter { name: "write".into() });
+        let Parts { portal, path, rest } = parse(url)?;
+        let of_unit = [("write", rest.write.is_some()), ("portals", !rest.portals.is_empty())];
+        if let Some((name, _)) = of_unit.iter().find(|(_, is_there)| *is_there) {
+            return Err(UrlError::UnknownParameter { name: (*name).into() });
         }
         let target = match path.trim_start_matches('/').trim_end_matches('/') {
             "" => None,
@@ -461,6 +497,9 @@ impl IscsiUrl {
         config.header_digest = self.portal.header_digest;
         config.data_digest = self.portal.data_digest;
         config.write_policy = self.write;
+        config.portals.clone_from(&self.portals);
+        // Only a unit that says who it is is the same behind another portal.
+        config.examine |= !self.portals.is_empty();
         config
     }
 }

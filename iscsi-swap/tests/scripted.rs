@@ -11,7 +11,7 @@ use netswap_iscsi::pdu::{
     TaskManagementRequest, TaskManagementResponse, opcode,
 };
 use netswap_iscsi::scsi::{Cdb, Sense, SenseForm, status};
-use netswap_net::Action;
+use netswap_net::{Action, Answers, Disconnect, Session};
 use netswap_reserve::Span;
 use netswap_swap::{BackendState, Op, StoreError, Stored, SwapBackend};
 use script::{Script, Unit};
@@ -510,4 +510,24 @@ fn page_ins_go_before_page_outs_that_wait() {
     assert!(script.came.is_empty(), "the window is shut");
     script.end(&first, status::GOOD, None);
     assert!(script.command().read);
+}
+
+#[test]
+fn it_says_how_many_answers_it_waits_for_also_behind_a_pointer() {
+    fn said<S: Session>(session: &S) -> Answers {
+        session.answers()
+    }
+    let mut script = ready();
+    let begun = said(&script.backend);
+    assert_eq!(begun.outstanding, 0);
+    for id in 0..3 {
+        script.submit(id, Op::Write, 4 + 2 * id, 1, None);
+    }
+    let first = script.command();
+    script.end(&first, status::GOOD, None);
+    assert_eq!(said(&script.backend), Answers { outstanding: 2, come: begun.come + 1 });
+    script.connected = false;
+    script.backend.handle_disconnected(script.now, Disconnect::Reset);
+    let boxed: Box<dyn Session> = Box::new(script.backend);
+    assert_eq!(said(&boxed), Answers { outstanding: 0, come: begun.come + 1 });
 }

@@ -109,6 +109,8 @@ fn what_is_no_url_says_what_to_write() {
         ("iscsi://s/iqn.a/0?write=fast", "known: fua, sync"),
         ("iscsi://s/iqn.a/0?data_digest=CRC32C", "data_digest=CRC32C: known: none, prefer, crc32c"),
         ("iscsi://s/iqn.a/0?write=fua&write=fua", "given twice"),
+        ("iscsi://s/iqn.a/0?portals=10.0.0.3,other", "portals=other: write addresses"),
+        ("iscsi://s/iqn.a/0?portals=", "portals=10.0.0.3"),
         (
             "iscsi://s/iqn.a/0?iser=1",
             "known: target_user, target_password, header_digest, data_digest, initiator",
@@ -122,10 +124,20 @@ fn what_is_no_url_says_what_to_write() {
     for (url, hint) in [
         ("iscsi://s/iqn.a/0", "write iscsi://host or iscsi://host/target"),
         ("iscsi://s?write=fua", "unknown parameter \"write\""),
+        ("iscsi://s?portals=10.0.0.3", "unknown parameter \"portals\""),
     ] {
         let error = url.parse::<IscsiListUrl>().unwrap_err().to_string();
         assert!(error.contains(hint), "{url}: {error}");
     }
+}
+
+#[test]
+fn other_portals_are_addresses_with_or_without_a_port() {
+    let url = parse("iscsi://s:7/iqn.a/0?portals=10.0.0.3,[fe80::1]:9,fe80::2,[fe80::3]");
+    let config = url.config("10.0.0.2".parse().unwrap(), None, Entropy::new([0; 32]));
+    let all: Vec<String> = config.portals.iter().map(ToString::to_string).collect();
+    assert_eq!(all, ["10.0.0.3:3260", "[fe80::1]:9", "[fe80::2]:3260", "[fe80::3]:3260"]);
+    assert!(config.examine && config.portal.port() == 7);
 }
 
 #[test]

@@ -16,7 +16,8 @@
 //! the old session (RFC 7143 section 6.3.5), so no late copy of a write can be carried out after the
 //! new one. A completion after a reconnect therefore does not say `replayed`. This rests on three
 //! things held here: the ISID is the same each time, the login starts in SecurityNegotiation, and no
-//! command is issued again before the login is complete.
+//! command is issued again before the login is complete. And on one that is not: that the new portal is of
+//! the old one's group; where it is not, `portals` keeps the copies loose.
 //!
 //! # Invariants
 //! - Of two requests with a slot in common, one a write, the later waits for the earlier to end.
@@ -27,6 +28,7 @@
 mod merge;
 mod notice;
 mod policy;
+mod portals;
 mod receive;
 mod send;
 mod session;
@@ -55,6 +57,7 @@ use crate::tx::TxRing;
 use crate::window::CmdWindow;
 pub use notice::{AsyncEvent, RejectReason};
 pub use policy::{Digest, UnknownPolicy};
+use portals::{Portals, Sessions};
 use receive::Receiver;
 use send::{Burst, TxData};
 use task::{Kind, PROBE, Step, TAG_BITS, Task, TaskState};
@@ -76,6 +79,9 @@ pub enum WritePolicy {
 pub struct InitiatorConfig {
     /// Address of the target's portal.
     pub portal: SocketAddr,
+    /// Other portals that lead to the same unit. When a connection is lost, the next one has its turn, in this order,
+    /// after [`InitiatorConfig::portal`]; only if the unit says who it is (VPD page 83h). Needs `examine`.
+    pub portals: Vec<SocketAddr>,
     /// The target's iSCSI name, at most 223 bytes.
     pub target: String,
     /// This initiator's iSCSI name, at most 223 bytes.
@@ -159,6 +165,7 @@ impl InitiatorConfig {
     pub fn new(portal: SocketAddr, target: &str, lun: u16) -> InitiatorConfig {
         InitiatorConfig {
             portal,
+            portals: Vec::new(),
             target: target.into(),
             initiator: "iqn.2026-01.org.netswap:initiator".into(),
             lun,
@@ -342,7 +349,10 @@ pub struct IscsiBackend {
     last_heard: Time,
 
     /// Where the next connection goes, unless a redirection says otherwise.
-    portal: SocketAddr,
+    portals: Portals,
+    /// Where the last one went.
+    remote: SocketAddr,
+    sessions: Sessions,
     /// Where the target was said to be, for one connection.
     moved_to: Option<SocketAddr>,
     /// Redirections since the last login.
@@ -398,6 +408,8 @@ pub struct IscsiBackend {
     setup_garbage: u8,
     /// No timer is due before.
     deadline: Option<Time>,
+    /// Commands that were answered.
+    answered: u64,
     stats: InitiatorStats,
 }
 
@@ -411,6 +423,8 @@ impl IscsiBackend {
         assert!((1..=1000).contains(&config.in_flight), "in_flight is 1 to 1000");
         assert!(config.wire_max > 0, "no command on the wire");
         assert!(config.lun < 1 << 14, "a LUN has 14 bits");
+        let told = config.portals.is_empty() || config.examine;
+        assert!(told, "with several portals a unit is asked who it is");
         let names = [&config.target, &config.initiator];
         assert!(names.iter().all(|n| (1..=223).contains(&n.len())), "a name has 1 to 223 bytes");
         let tasks = config.in_flight + 1;
@@ -430,7 +444,9 @@ impl IscsiBackend {
             not_before: Time::ZERO,
             stopping: false,
             last_heard: Time::ZERO,
-            portal: config.portal,
+            portals: Portals::new(config.portal, &config.portals),
+            remote: config.portal,
+            sessions: Sessions::default(),
             moved_to: None,
             redirects: 0,
             login_error: None,
@@ -469,6 +485,7 @@ impl IscsiBackend {
             next_tag: config.first_itt,
             setup_garbage: 0,
             deadline: Some(Time::ZERO),
+            answered: 0,
             stats: InitiatorStats::default(),
             config,
         }
@@ -633,7 +650,8 @@ impl SwapBackend for IscsiBackend {
         self.free.push(index);
         let pages = std::mem::take(&mut task.pages);
         // Found out here: a session that was reinstated since it ended has made its copies harmless.
-        let is_loose = task.kind == Kind::Write && self.fence.give(task.sent_over);
+        let over = task.sent_over.max(task.left_over);
+        let is_loose = task.kind == Kind::Write && self.fence.give(over);
         let outcome = task.outcome.map(|_| Stored { replayed: is_loose });
         Some(Completion { id: task.id, pages, outcome, is_loose })
     }
@@ -709,6 +727,7 @@ impl Default for Task {
             cmd_sn: 0,
             due: Time::MAX,
             sent_over: 0,
+            left_over: 0,
             ending: None,
             stale: false,
             retry_at: Time::ZERO,

@@ -252,7 +252,11 @@ impl IscsiBackend {
         let exp_stat_sn = self.ack();
         if self.tasks[index].writes() {
             let connection = self.connection;
-            self.each_member(index, |this, row| this.tasks[row].sent_over = connection);
+            self.each_member(index, |this, row| {
+                let task = &mut this.tasks[row];
+                task.left_over = task.left_over.max(task.sent_over);
+                task.sent_over = connection;
+            });
         }
         if index != PROBE {
             self.tasks[index].on_wire = true;

@@ -1,6 +1,6 @@
 //! The connection: opening, timers, and what happens when it ends.
 
-use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
+use netswap_net::{Action, Answers, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
 
@@ -40,8 +40,10 @@ impl Session for IscsiBackend {
             return self.arm(now);
         }
         let until = (now + self.backoff).max(self.not_before);
-        let doubled = self.backoff * 2;
-        self.backoff = doubled.min(self.config.backoff_max).max(self.config.backoff_min);
+        if self.portals.turn() {
+            let doubled = self.backoff * 2;
+            self.backoff = doubled.min(self.config.backoff_max).max(self.config.backoff_min);
+        }
         self.enter(now, Link::Waiting { until });
         self.arm(until);
     }
@@ -98,11 +100,16 @@ impl Session for IscsiBackend {
         match self.link {
             Link::Waiting { until } if until <= now => {
                 self.enter(now, Link::Connecting);
-                let remote = self.moved_to.take().unwrap_or(self.portal);
-                Some(Action::Connect { remote, same_port: false })
+                self.remote = self.moved_to.take().unwrap_or(self.portals.current());
+                Some(Action::Connect { remote: self.remote, same_port: false })
             }
             _ => None,
         }
+    }
+
+    fn answers(&self) -> Answers {
+        let outstanding = if self.link == Link::Ready { self.wire as u32 } else { 0 };
+        Answers { outstanding, come: self.answered }
     }
 
     fn poll_deadline(&self) -> Option<Time> {

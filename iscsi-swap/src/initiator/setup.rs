@@ -6,6 +6,7 @@ use netswap_net::Action;
 use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
 
+use super::portals::Group;
 use super::receive::{PROBE_LEN, Violation};
 use super::task::{Kind, PROBE, ProbeStep, Step, Task, TaskState};
 use super::unit::{Unit, capacity_10, identity, modes, transfer_blocks};
@@ -52,8 +53,9 @@ impl IscsiBackend {
                 self.stats.logins += 1;
                 self.redirects = 0;
                 self.login_error = None;
+                let group = params.group.map_or(Group::Portal(self.remote), Group::Tag);
                 // The target has terminated what came over an earlier connection (section 6.3.5).
-                if self.fence.prove(self.connection - 1) {
+                if self.fence.prove(self.sessions.logged_in(group, self.connection)) {
                     tracing::info!(server = %self.label, "session reinstated: no late copies");
                 }
                 self.enter(now, Link::Probe);
@@ -101,7 +103,7 @@ impl IscsiBackend {
         tracing::debug!(server = %self.label, %to, permanent, "redirected");
         self.stats.redirects += 1;
         if permanent {
-            self.portal = to;
+            self.portals.replace(to);
         }
         self.moved_to = Some(to);
         self.leave(now, Action::Abort);
@@ -215,6 +217,9 @@ impl IscsiBackend {
         if self.state == BackendState::Starting {
             self.state = BackendState::Ready { slots };
             self.unit = unit;
+            if unit.identity.is_none() {
+                self.portals.stay();
+            }
         } else if let Some(what) = unit.differs(&self.unit) {
             // A unit that changed is another unit: its content is not ours.
             return self.fail(now, StoreError::Changed { what });

@@ -98,6 +98,8 @@ pub(super) struct Task {
     pub(super) due: Time,
     /// The connection over which it was last sent and not answered; 0 is none.
     pub(super) sent_over: u32,
+    /// The last one before that over which it was sent and not answered.
+    pub(super) left_over: u32,
     /// It was answered while PDUs in the ring show pages of its members: taken up when they are sent.
     pub(super) ending: Option<Ending>,
     /// The unit lost its cache since the write was done: after its SYNCHRONIZE CACHE it starts over.

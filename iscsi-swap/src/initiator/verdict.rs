@@ -66,6 +66,7 @@ impl IscsiBackend {
             _ => {}
         }
         self.release(index);
+        self.answered += 1;
         // Answered: nothing of it is carried out any more.
         self.each_member(index, |this, row| {
             let task = &mut this.tasks[row];

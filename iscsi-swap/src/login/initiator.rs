@@ -448,6 +448,8 @@ impl Taker<'_> {
                 }
                 self.params.values[at] = theirs;
             }
+            // A tag that is none tells nothing.
+            Kind::Group => self.params.group = value.parse().ok(),
             Kind::Fixed(answer) if !is_refusal(value) => out.push(key, answer)?,
             Kind::Fixed(_)
             | Kind::Declaration

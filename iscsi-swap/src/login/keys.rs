@@ -22,6 +22,8 @@ pub(super) enum Kind {
     SessionType,
     /// Where the target is (13.8); may come several times.
     TargetAddress,
+    /// TargetPortalGroupTag (13.9).
+    Group,
     /// Gets no answer, and is not looked at.
     Declaration,
     /// Always answered in the same way.
@@ -45,7 +47,7 @@ const OTHERS: [(&str, Kind); 24] = [
     ("TargetAddress", Kind::TargetAddress),
     ("TargetAlias", Kind::Declaration),
     ("InitiatorAlias", Kind::Declaration),
-    ("TargetPortalGroupTag", Kind::Declaration),
+    ("TargetPortalGroupTag", Kind::Group),
     // 13.26: declared by whoever wants to, and of no use here.
     ("X#NodeArchitecture", Kind::Declaration),
     // 13.3: in the full feature phase only.

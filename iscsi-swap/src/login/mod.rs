@@ -173,6 +173,8 @@ pub struct Params {
     pub header_digest: bool,
     /// Whether data segments carry a digest.
     pub data_digest: bool,
+    /// TargetPortalGroupTag (13.9), if the target has told it.
+    pub group: Option<u16>,
 }
 
 impl Default for Params {
@@ -184,6 +186,7 @@ impl Default for Params {
             recv_peer: LOGIN_SEGMENT_MAX as u32,
             header_digest: false,
             data_digest: false,
+            group: None,
         }
     }
 }

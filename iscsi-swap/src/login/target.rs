@@ -384,7 +384,7 @@ impl TargetLogin {
                     }
                 }
                 Kind::Fixed(answer) if !is_refusal(value) => out.push(key, answer)?,
-                Kind::Fixed(_) | Kind::Declaration | Kind::TargetAddress => {}
+                Kind::Fixed(_) | Kind::Declaration | Kind::Group | Kind::TargetAddress => {}
             }
         }
         if let Some(chap) = &mut self.chap {

@@ -5,6 +5,7 @@
 pub mod raw;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use netswap_iscsi::{InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig};
 use netswap_net::{Action, Disconnect, SendVec, Session};
@@ -45,6 +46,10 @@ pub struct Pump {
     pub connects: u64,
     /// Nothing passes, and nobody learns of it.
     pub partitioned: bool,
+    /// Where nobody answers.
+    pub dead: Vec<SocketAddr>,
+    /// Where the connection at hand, or the last one, went.
+    pub remote: Option<SocketAddr>,
     /// One in so many sends of a session is damaged: of the initiator, of the target. 0 is never.
     pub damage: [usize; 2],
     /// How many were.
@@ -92,6 +97,8 @@ impl Pump {
             moved: 0,
             connects: 0,
             partitioned: false,
+            dead: Vec::new(),
+            remote: None,
             damage: [0, 0],
             damaged: 0,
             model: vec![0; SLOTS as usize],
@@ -129,7 +136,11 @@ impl Pump {
             did = true;
             match action {
                 Action::Connect { .. } if self.partitioned => {}
-                Action::Connect { .. } => {
+                Action::Connect { remote, .. } if self.dead.contains(&remote) => {
+                    self.backend.handle_disconnected(self.now, Disconnect::Refused);
+                }
+                Action::Connect { remote, .. } => {
+                    self.remote = Some(remote);
                     let free = self.open.iter().position(|o| !o);
                     let free = free.or_else(|| {
                         let old = *self.zombies.first()?;

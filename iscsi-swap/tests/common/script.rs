@@ -47,6 +47,8 @@ pub struct Script {
     pub window: u32,
     /// Keys of the operational stage.
     pub keys: &'static str,
+    /// Keys of the security stage.
+    pub group: &'static str,
     /// Everything that came, but for logins and questions of the set-up.
     pub came: Vec<(RequestPdu, Vec<u8>)>,
     pub connects: u32,
@@ -66,6 +68,7 @@ impl Script {
             exp_cmd_sn: 1,
             window: 32,
             keys: "",
+            group: "",
             came: Vec::new(),
             connects: 0,
             connected: false,
@@ -145,7 +148,7 @@ impl Script {
     fn take(&mut self, pdu: RequestPdu, data: Vec<u8>) {
         match pdu {
             RequestPdu::Login(login) => {
-                let text = if login.csg == 1 { self.keys } else { "" };
+                let text = if login.csg == 1 { self.keys } else { self.group };
                 let answer = LoginResponse {
                     transit: login.transit,
                     more: false,

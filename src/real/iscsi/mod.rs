@@ -29,7 +29,7 @@ pub fn scheme() -> Scheme {
     Scheme::new(
         "iscsi",
         "iscsi://[user@]host[:port]/target/lun[?target_user=NAME&header_digest=D&data_digest=D&initiator=NAME\
-         &password_file=PATH&target_password_file=PATH&write=fua|sync]",
+         &password_file=PATH&target_password_file=PATH&write=fua|sync&portals=ADDR,...]",
         Unit::parse,
     )
     .with_list(
