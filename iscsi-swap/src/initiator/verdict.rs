@@ -231,7 +231,8 @@ fn judge_good(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
 
 /// By sense key (SPC-4 section 4.5.6).
 fn judge_sense(task: &Task, ending: &Ending) -> Result<Verdict, Violation> {
-    let Some(sense) = ending.sense else { return Ok(Verdict::Fail(refused(None))) };
+    // Section 11.4.7 wants it there: what the target meant is not known, so it is asked again.
+    let Some(sense) = ending.sense else { return Ok(Verdict::Later { counted: true }) };
     Ok(match sense.key {
         // NO SENSE, RECOVERED ERROR: it was carried out.
         0 | 1 => return judge_good(task, ending),
