@@ -76,12 +76,14 @@ fn extent(command: &ScsiCommand) -> (usize, usize) {
 struct Stream<'a> {
     script: &'a mut Script,
     bytes: Vec<u8>,
+    /// Where PDUs end.
+    ends: Vec<usize>,
     data_sn: Vec<(u32, u32)>,
 }
 
 impl Stream<'_> {
     fn new(script: &mut Script) -> Stream<'_> {
-        Stream { script, bytes: Vec::new(), data_sn: Vec::new() }
+        Stream { script, bytes: Vec::new(), ends: vec![0], data_sn: Vec::new() }
     }
 
     fn push(&mut self, mut bhs: [u8; 48], data: &[u8]) {
@@ -89,6 +91,7 @@ impl Stream<'_> {
         self.bytes.extend(bhs);
         self.bytes.extend(data);
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        self.ends.push(self.bytes.len());
     }
 
     /// Data of a command; with `status`, GOOD.
@@ -166,7 +169,7 @@ fn check(script: &mut Script, first: u32, pages: &[usize], what: &str) {
     assert_eq!(script.backend.stats().garbage, 0, "{what}");
 }
 
-/// Reads of these pages, answered by what `answer` sends, cut at every place. Returns what was exchanged and copied.
+/// Reads of these pages, answered by what `answer` sends, cut at one place after the other. Returns what was exchanged and copied.
 fn at_every_cut(pages: &[usize], answer: impl Fn(&mut Stream<'_>, &[ScsiCommand])) -> (u64, u64) {
     let mut script = ready(false);
     let mut cut = 1;
@@ -174,11 +177,13 @@ fn at_every_cut(pages: &[usize], answer: impl Fn(&mut Stream<'_>, &[ScsiCommand]
         let commands = reads(&mut script, 8, pages);
         let mut stream = Stream::new(&mut script);
         answer(&mut stream, &commands);
-        let bytes = stream.bytes;
+        let (bytes, ends) = (stream.bytes, stream.ends);
         let mut first = Some(cut);
         script.pour(&bytes, || first.take().unwrap_or(usize::MAX));
         check(&mut script, 8, pages, &format!("cut at {cut}"));
-        cut += 1;
+        // Every place near a header, and every 29th within data.
+        let near = |at: usize| ends.iter().any(|end| at + 8 > *end && at < end + 56);
+        cut = (cut + 1..cut + 29).find(|at| near(*at)).unwrap_or(cut + 29);
         if cut >= bytes.len() {
             let stats = script.backend.stats();
             return (stats.exchanged, stats.copied_bytes);
@@ -231,11 +236,11 @@ fn answers_in_another_order_change_pages_and_are_not_copied() {
         }
     };
     let (exchanged, copied) = at_every_cut(&[1; 4], answer);
-    assert!(exchanged > 1000, "{exchanged}");
+    assert!(exchanged > 100, "{exchanged}");
     // Where the cut is in a page that is in a wrong place.
     assert!(copied < exchanged * 4096, "{exchanged} {copied}");
     let (exchanged, _) = at_every_cut(&[1, 3, 2, 2], answer);
-    assert!(exchanged > 1000, "{exchanged}");
+    assert!(exchanged > 100, "{exchanged}");
 }
 
 #[test]
@@ -249,7 +254,7 @@ fn data_of_two_commands_may_come_by_turns() {
         stream.response(a);
     };
     let (exchanged, _) = at_every_cut(&[3, 3], answer);
-    assert!(exchanged > 1000, "{exchanged}");
+    assert!(exchanged > 100, "{exchanged}");
 }
 
 #[test]
@@ -270,7 +275,7 @@ fn data_in_pieces_of_any_length_and_what_comes_between() {
 
 #[test]
 fn anything_at_random_is_put_right() {
-    for seed in 0..600 {
+    for seed in 0..200 {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut below = move |n: usize| rng.next_u32() as usize % n;
         let mut script = ready(seed % 2 == 0);
