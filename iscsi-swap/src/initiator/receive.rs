@@ -1,7 +1,7 @@
 //! What comes in: where its bytes belong, and whether a PDU is one that may come now.
 //!
-//! A header is checked before a byte of its data is taken, so that data never lands in a page that
-//! it does not belong to. The effects of a PDU follow when all of it has arrived.
+//! A header is checked before a byte of its data is taken, so that no byte counts for a page that it does
+//! not belong to, wherever it has landed (`ahead`). The effects of a PDU follow when all of it has arrived.
 
 use netswap_net::Action;
 use netswap_net::ahead::Ahead;
