@@ -7,6 +7,7 @@
 //! - [`stack`]: [`Stack`], the host: receive ring, filter, streams, datagrams;
 //! - [`filter`]: what an emergency packet may go on as, and the table of sockets it is looked up in;
 //! - [`session`]: [`Session`], what a stream's user implements;
+//! - [`ahead`]: where the answers belong that a session expects next;
 //! - [`kernel`]: [`KernelNet`], the same sessions on TCP sockets of the kernel;
 //! - [`host`]: what a URL says about where a server is;
 //! - [`packet`]: [`PacketBuf`], one pool frame a packet;
@@ -17,6 +18,7 @@
 //! - [`plan`]: how much must be set aside for all this.
 #![forbid(unsafe_code)]
 
+pub mod ahead;
 pub mod arp;
 pub mod checksum;
 pub mod device;

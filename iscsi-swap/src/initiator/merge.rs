@@ -18,10 +18,7 @@
 //! - To the caller, and to the rule of conflicts, each member is a request of its own.
 //! - No member ends while a PDU in the ring shows a page of the command: its end waits in `Task::ending`.
 
-use std::io::IoSliceMut;
-
-use arrayvec::ArrayVec;
-use netswap_net::{RecvVec, SLICES_MAX, SendVec};
+use netswap_net::SendVec;
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::queue::{Lane, NONE, Policy};
 
@@ -228,55 +225,4 @@ pub(super) fn push_pages<'a>(
     out: &mut SendVec<'a>,
 ) -> bool {
     each_slice(tasks, leader, from, end, |bytes| out.try_push(bytes).is_ok())
-}
-
-/// Appends where the bytes `from..end` of the command of `leader` arrive, as far as they fit; up to which byte they
-/// did. Two places of `out` are left free.
-pub(super) fn show_pages<'a>(
-    tasks: &'a mut [Task],
-    leader: usize,
-    from: usize,
-    end: usize,
-    out: &mut RecvVec<'a>,
-) -> usize {
-    // Each row with the byte of the command at which its pages begin.
-    let mut rows: ArrayVec<(u16, usize), SLICES_MAX> = ArrayVec::new();
-    let (mut row, mut begin) = (leader as u16, 0);
-    while row != NONE && begin < end {
-        let task = &tasks[usize::from(row)];
-        let past = begin + task.pages.len() * PAGE_SIZE;
-        if past > from && rows.try_push((row, begin)).is_err() {
-            break;
-        }
-        (row, begin) = (task.next, past);
-    }
-    // Slices of several rows can be had at once only in the order of the table.
-    rows.sort_unstable();
-    let mut slices: ArrayVec<(usize, IoSliceMut<'a>), SLICES_MAX> = ArrayVec::new();
-    let mut wanted = rows.iter().copied().peekable();
-    for (at, task) in tasks.iter_mut().enumerate() {
-        let Some((_, begin)) = wanted.next_if(|(row, _)| usize::from(*row) == at) else { continue };
-        for (page, frame) in task.pages.iter_mut().enumerate() {
-            let first = begin + page * PAGE_SIZE;
-            let (start, stop) = (from.max(first), end.min(first + PAGE_SIZE));
-            if start < stop {
-                let bytes = &mut frame.bytes_mut()[start - first..stop - first];
-                // What does not fit is shown the next time.
-                let _ = slices.try_push((start, IoSliceMut::new(bytes)));
-            }
-        }
-        if wanted.peek().is_none() {
-            break;
-        }
-    }
-    slices.sort_unstable_by_key(|(start, _)| *start);
-    let mut next = from;
-    for (start, slice) in slices {
-        if start != next || out.remaining_capacity() < 3 {
-            break;
-        }
-        next = start + slice.len();
-        out.push(slice);
-    }
-    next
 }

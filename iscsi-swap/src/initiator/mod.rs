@@ -25,6 +25,7 @@
 //!   while a PDU on its way out shows one of its pages.
 //! - A task tag is never used twice in a session, so an answer to an earlier use has no task.
 
+mod ahead;
 mod merge;
 mod notice;
 mod policy;
@@ -287,6 +288,10 @@ pub struct InitiatorStats {
     pub rejects: u64,
     /// Acknowledgements sent by themselves.
     pub acks: u64,
+    /// Pages that arrived in another request's, as answers came in another order, and changed owners.
+    pub exchanged: u64,
+    /// Bytes of pages that were copied, as answers were not what was expected.
+    pub copied_bytes: u64,
 }
 
 /// How far the connection is; see the diagram of the module.
@@ -465,7 +470,7 @@ impl IscsiBackend {
             ack_due: false,
             tmf: None,
             expect_first_stat_sn: true,
-            rx: Receiver::new(),
+            rx: Receiver::new(tasks),
             tx: TxRing::new(),
             pongs: ArrayVec::new(),
             tasks: (0..tasks).map(|_| Task::default()).collect(),

@@ -1,14 +1,14 @@
 //! What comes in: where its bytes belong, and whether a PDU is one that may come now.
 //!
-//! A header is checked before a byte of its data is taken, so that data never lands in a page that
-//! it does not belong to. The effects of a PDU follow when all of it has arrived.
+//! A header is checked before a byte of its data is taken, so that no byte counts for a page that it does
+//! not belong to, wherever it has landed (`ahead`). The effects of a PDU follow when all of it has arrived.
 
-use std::io::IoSliceMut;
-
-use netswap_net::{Action, RecvVec};
+use netswap_net::Action;
+use netswap_net::ahead::Ahead;
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 
-use super::merge::{each_slice, locate, show_pages};
+use super::ahead::Expected;
+use super::merge::{each_slice, locate};
 use super::notice::RejectReason;
 use super::send::{Burst, R2TS_MAX};
 use super::task::{PROBE, TAG_BITS, Task, TaskState};
@@ -105,7 +105,7 @@ impl Violation {
 
 /// Where the data of the PDU at hand goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dest {
+pub(super) enum Dest {
     /// The small buffer, from a byte on.
     Small(usize),
     /// The pages of a task, from a byte on.
@@ -113,7 +113,7 @@ enum Dest {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+pub(super) enum Part {
     Header,
     HeaderDigest,
     Data { dest: Dest, len: usize },
@@ -125,15 +125,18 @@ enum Part {
 #[derive(Debug)]
 pub(super) struct Receiver {
     bhs: Bhs,
-    pdu: Option<ResponsePdu>,
-    part: Part,
+    pub(super) pdu: Option<ResponsePdu>,
+    pub(super) part: Part,
     /// Bytes of `part` that have arrived.
-    at: usize,
+    pub(super) at: usize,
+    /// What the transport was shown, if it was more than a buffer. `None` only while that is read.
+    pub(super) ahead: Option<Box<Ahead>>,
+    pub(super) expected: Expected,
     /// Bytes that the transport was shown last.
     pub(super) shown: usize,
     pad: [u8; 4],
     /// Which digests there are.
-    digests: Digests,
+    pub(super) digests: Digests,
     /// The digest that has arrived.
     digest: [u8; DIGEST_LEN],
     /// That of the data so far.
@@ -145,12 +148,14 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    pub(super) fn new() -> Receiver {
+    pub(super) fn new(tasks: usize) -> Receiver {
         Receiver {
             bhs: [0; BHS_LEN],
             pdu: None,
             part: Part::Header,
             at: 0,
+            ahead: Some(Box::new(Ahead::new())),
+            expected: Expected::new(tasks),
             shown: 0,
             pad: [0; 4],
             digests: Digests::default(),
@@ -167,6 +172,10 @@ impl Receiver {
         self.at = 0;
         self.text_len = 0;
         self.digests = Digests::default();
+        self.expected.reset();
+        if let Some(ahead) = &mut self.ahead {
+            ahead.reset();
+        }
     }
 
     /// PDUs from now on have these digests.
@@ -213,36 +222,7 @@ impl Receiver {
         }
     }
 
-    /// Bytes that the part at hand still lacks.
-    pub(super) fn room(&self) -> usize {
-        match self.part {
-            Part::Header => BHS_LEN - self.at,
-            Part::HeaderDigest | Part::DataDigest => DIGEST_LEN - self.at,
-            Part::Data { len, .. } | Part::Padding { len } => len - self.at,
-        }
-    }
-
-    /// Where the next bytes belong, as far as it is known: behind data without padding comes its digest, if it has
-    /// one, and a header.
-    pub(super) fn buffers<'a>(&'a mut self, tasks: &'a mut [Task], out: &mut RecvVec<'a>) {
-        match self.part {
-            Part::Data { dest: Dest::Pages { task, offset }, len } => {
-                let from = offset + self.at;
-                let past = show_pages(tasks, task, from, offset + len, out);
-                self.shown = past - from;
-                if past == offset + len && padding(len) == 0 {
-                    if self.digests.data {
-                        out.push(IoSliceMut::new(&mut self.digest));
-                        self.shown += DIGEST_LEN;
-                    }
-                    out.push(IoSliceMut::new(&mut self.bhs));
-                    self.shown += BHS_LEN;
-                }
-            }
-            _ => out.push(IoSliceMut::new(self.buffer(tasks))),
-        }
-    }
-
+    /// Where the next bytes belong, as far as these are in one piece.
     pub(super) fn buffer<'a>(&'a mut self, tasks: &'a mut [Task]) -> &'a mut [u8] {
         let at = self.at;
         let Receiver { shown, bhs, small, pad, digest, .. } = self;
@@ -449,6 +429,7 @@ impl IscsiBackend {
     fn finish_pdu(&mut self, now: Time) -> Result<(), Violation> {
         self.rx.part = Part::Header;
         self.rx.at = 0;
+        self.rx.expected.pdus += 1;
         let Some(pdu) = self.rx.pdu else { return Ok(()) };
         if let ResponsePdu::Login(login) = pdu {
             return self.finish_login_pdu(now, &login);
@@ -507,6 +488,9 @@ impl IscsiBackend {
     fn take_data_in(&mut self, now: Time, data: &DataIn) -> Result<(), Violation> {
         let index = self.sent_task(data.itt)?;
         let task = &mut self.tasks[index];
+        if index != PROBE {
+            self.rx.expected.learn_data_in(data, task.len - task.received);
+        }
         task.received += data.data_len;
         task.data_sn = task.data_sn.wrapping_add(1);
         // A command that moves is not overdue.
@@ -525,6 +509,10 @@ impl IscsiBackend {
 
     fn take_response(&mut self, now: Time, response: &ScsiResponse) -> Result<(), Violation> {
         let index = self.sent_task(response.itt)?;
+        let task = &self.tasks[index];
+        if index != PROBE && task.reads() && task.received == task.len {
+            self.rx.expected.learn_response();
+        }
         let sense = self.sense(response.data_len)?;
         let ending = Ending {
             response: response.response,

@@ -302,6 +302,7 @@ impl IscsiBackend {
             self.bursts.push_back(Burst { task: index, ttt: TAG_NONE, offset, len, data_sn: 0 });
         }
         self.tx.push(TxPdu::new(bhs, TxData::Task { task: index, offset: 0 }, immediate));
+        self.expect_answer(usize::from(index));
         self.arm(now + self.config.request_timeout);
         true
     }

@@ -1,5 +1,7 @@
 //! The connection: opening, timers, and what happens when it ends.
 
+use std::io::IoSliceMut;
+
 use netswap_net::{Action, Answers, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
@@ -49,6 +51,9 @@ impl Session for IscsiBackend {
     }
 
     fn recv_buffer(&mut self) -> &mut [u8] {
+        if let Some(ahead) = &mut self.rx.ahead {
+            ahead.clear();
+        }
         if !self.is_receiving() {
             return &mut [];
         }
@@ -56,8 +61,13 @@ impl Session for IscsiBackend {
     }
 
     fn recv_buffers<'a>(&'a mut self, out: &mut RecvVec<'a>) {
-        if self.is_receiving() {
-            self.rx.buffers(&mut self.tasks, out);
+        if self.look_ahead() {
+            return self.show_ahead(out);
+        }
+        let buffer = self.recv_buffer();
+        if !buffer.is_empty() {
+            // An empty vector has room for it.
+            let _ = out.try_push(IoSliceMut::new(buffer));
         }
     }
 
@@ -67,18 +77,16 @@ impl Session for IscsiBackend {
         if n > 0 {
             self.last_heard = now;
         }
-        let mut left = n;
-        while left > 0 {
+        if !self.is_receiving() {
             // What follows the end of a connection is nobody's.
-            if !self.is_receiving() {
-                return;
-            }
-            let step = left.min(self.rx.room());
-            left -= step;
-            if let Err(violation) = self.receive(now, step) {
-                self.drop_garbage(now, violation);
-                return;
-            }
+            return;
+        }
+        let result = self.receive_ahead(now, n).and_then(|done| match done || n == 0 {
+            true => Ok(()),
+            false => self.receive(now, n),
+        });
+        if let Err(violation) = result {
+            self.drop_garbage(now, violation);
         }
     }
 
@@ -126,7 +134,7 @@ impl Session for IscsiBackend {
 }
 
 impl IscsiBackend {
-    fn is_receiving(&self) -> bool {
+    pub(super) fn is_receiving(&self) -> bool {
         matches!(self.link, Link::Login | Link::Probe | Link::Ready | Link::LoggingOut)
     }
 

@@ -5,10 +5,11 @@
 pub mod raw;
 
 use std::collections::VecDeque;
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 
 use netswap_iscsi::{InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig};
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{
     BackendState, Completion, MemDisk, Op, PageVec, Request, RequestId, Slot, StoreError,
@@ -357,17 +358,26 @@ fn send(
     n
 }
 
+/// By turns, as `pick` has it, as a transport that fills one buffer at a time, and as one that fills several.
 fn receive(end: &mut dyn Session, now: Time, wire: &mut VecDeque<u8>, pick: usize) -> usize {
     let mut left = if wire.is_empty() { 0 } else { 1 + pick % wire.len() };
     let mut moved = 0;
+    let scatter = (pick >> 8) & 1 == 0;
     while left > 0 {
-        let buf = end.recv_buffer();
-        let n = buf.len().min(left);
+        let mut shown = RecvVec::new();
+        if scatter {
+            end.recv_buffers(&mut shown);
+        } else {
+            shown.push(IoSliceMut::new(end.recv_buffer()));
+        }
+        let mut n = 0;
+        for place in shown.iter_mut().flat_map(|buffer| buffer.iter_mut()).take(left) {
+            *place = wire.pop_front().unwrap();
+            n += 1;
+        }
+        drop(shown);
         if n == 0 {
             break;
-        }
-        for place in &mut buf[..n] {
-            *place = wire.pop_front().unwrap();
         }
         end.handle_received(now, n);
         left -= n;

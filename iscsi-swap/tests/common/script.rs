@@ -6,7 +6,7 @@ use netswap_iscsi::pdu::{
 };
 use netswap_iscsi::scsi::{Cdb, Sense, SenseForm};
 use netswap_iscsi::{InitiatorConfig, IscsiBackend};
-use netswap_net::{Action, Disconnect, SendVec, Session};
+use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::{Gfp, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{BackendState, Op, PageVec, Request, RequestId, Slot, SwapBackend};
 
@@ -99,6 +99,34 @@ impl Script {
             self.backend.handle_received(self.now, n);
             at += n;
         }
+    }
+
+    /// Hands over bytes as a transport does that fills several buffers at once, in the pieces that `cut` says. Returns
+    /// how many calls that took.
+    pub fn pour(&mut self, bytes: &[u8], mut cut: impl FnMut() -> usize) -> u32 {
+        let (mut rest, mut calls) = (bytes, 0);
+        while !rest.is_empty() {
+            let mut piece = cut().clamp(1, rest.len());
+            while piece > 0 {
+                let mut shown = RecvVec::new();
+                self.backend.recv_buffers(&mut shown);
+                let mut n = 0;
+                for buffer in &mut shown {
+                    let here = buffer.len().min(piece - n);
+                    buffer[..here].copy_from_slice(&rest[n..n + here]);
+                    n += here;
+                }
+                drop(shown);
+                if n == 0 {
+                    return calls;
+                }
+                self.backend.handle_received(self.now, n);
+                calls += 1;
+                rest = &rest[n..];
+                piece -= n;
+            }
+        }
+        calls
     }
 
     /// Takes what the initiator does and sends, until it rests; logins and set-up questions are answered.

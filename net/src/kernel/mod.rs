@@ -269,6 +269,8 @@ pub struct KernelNet {
     /// Connections to be driven, in order, each once; and how many of them belong to this turn.
     ready: VecDeque<ConnId>,
     turn_left: Option<usize>,
+    /// The last wait left the system alone, as there was work.
+    hurried: bool,
     pace: Pace,
     stats: KernelStats,
 }
@@ -312,6 +314,7 @@ impl KernelNet {
             earliest: Time::MAX,
             ready: VecDeque::with_capacity(config.connections),
             turn_left: None,
+            hurried: false,
             pace: Pace::default(),
             stats: KernelStats::default(),
             config,
@@ -390,13 +393,19 @@ impl KernelNet {
     }
 
     /// Sleeps until a socket has something to do, a session's deadline has come, a [`Waker`] was used,
-    /// a signal came, or it is `until`; and begins a new turn. Does not sleep while there is work.
+    /// a signal came, or it is `until`; and begins a new turn. Does not sleep while there is work: every other time it
+    /// does not even look what else there is, so that what was just given to a session costs no system call but its own.
     /// Deadlines are met to the millisecond, never early. With many answers outstanding it may first rest, for
     /// [`KernelConfig::moderate`] at most, whatever happens meanwhile.
     ///
     /// # Errors
     /// When the system refuses to wait, which means that descriptors were closed behind the loop's back.
     pub fn wait(&mut self, now: Time, until: Option<Time>) -> Result<Woken, KernelError> {
+        self.turn_left = None;
+        self.hurried = !self.hurried && !self.ready.is_empty();
+        if self.hurried {
+            return Ok(Woken::default());
+        }
         let until = until.unwrap_or(Time::MAX).min(self.poll_deadline().unwrap_or(Time::MAX));
         let rested = self.rest(now, until);
         let sleep = until.since(now + rested).min(SLEEP_MAX).as_nanos();
@@ -405,7 +414,6 @@ impl KernelNet {
             tv_nsec: (sleep % 1_000_000_000) as i64,
         };
         let timeout = (until < Time::MAX).then_some(&timeout);
-        self.turn_left = None;
         self.stats.wait_calls += 1;
         self.events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), timeout) {

@@ -9,11 +9,12 @@
 use std::io::IoSliceMut;
 
 use netswap_net::RecvVec;
+use netswap_net::ahead::Ahead;
 use netswap_reserve::windows::{MapPageMut, Mapper};
 use netswap_reserve::{PAGE_SIZE, Time};
 use netswap_swap::backend::BATCH_PAGES_MAX;
 
-use super::ahead::{self, Ahead};
+use super::ahead::Expected;
 use super::calls::{Garbage, garbage};
 use super::merge::{MERGED_PAGES_MAX, Spot};
 use super::{CallState, NfsBackend, Verb};
@@ -49,8 +50,10 @@ pub(super) struct Receiver {
     pub(super) member: Option<usize>,
     head: Box<[u8]>,
     head_len: usize,
-    pub(super) stage: Box<[u8]>,
-    pub(super) ahead: Ahead,
+    stage: Box<[u8]>,
+    /// What the transport was shown, if it was more than that. `None` only while it is read.
+    pub(super) ahead: Option<Box<Ahead>>,
+    pub(super) expected: Expected,
     /// Bytes of the stage that were last shown behind the pages.
     behind: usize,
     scratch: Box<[u8]>,
@@ -78,8 +81,9 @@ impl Receiver {
             member: None,
             head: vec![0; REPLY_HEAD_MAX].into(),
             head_len: 0,
-            stage: vec![0; ahead::STAGE_BYTES].into(),
-            ahead: Ahead::new(rows),
+            stage: vec![0; STAGE_BYTES].into(),
+            ahead: Some(Box::new(Ahead::new())),
+            expected: Expected::new(rows),
             behind: 0,
             scratch: vec![0; PAGE_SIZE].into(),
             bounce: vec![0; if high_pages { PAGE_SIZE } else { 0 }].into(),
@@ -92,7 +96,10 @@ impl Receiver {
         self.reader.reset();
         self.behind = 0;
         self.bounced = 0;
-        self.ahead.reset();
+        self.expected.reset();
+        if let Some(ahead) = &mut self.ahead {
+            ahead.reset();
+        }
         self.next_record();
     }
 
@@ -189,7 +196,9 @@ impl Receiver {
 impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     pub(super) fn receive_into(&mut self) -> &mut [u8] {
         self.rx.behind = 0;
-        self.rx.ahead.forget_shown();
+        if let Some(ahead) = &mut self.rx.ahead {
+            ahead.clear();
+        }
         if self.rx.bounced > 0 {
             return &mut [];
         }
@@ -209,7 +218,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
     /// As [`Self::receive_into`], and what is known to come behind that.
     pub(super) fn receive_into_all<'a>(&'a mut self, out: &mut RecvVec<'a>) {
         if self.look_ahead() {
-            self.show_runs(out);
+            self.show_ahead(out);
             return;
         }
         let low = match self.rx.shown() {
@@ -242,8 +251,20 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
 
     /// The first `n` bytes of what [`Self::receive_into`] or [`Self::receive_into_all`] gave are there.
     pub(super) fn receive(&mut self, now: Time, n: usize) {
-        let result = match self.rx.shown() {
-            _ if self.rx.ahead.is_shown() => self.receive_ahead(now, n),
+        let result = match self.receive_ahead(now, n) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.receive_shown(now, n),
+            Err(what) => Err(what),
+        };
+        if let Err(what) = result {
+            let about = self.rx.call;
+            self.handle_garbage(now, about, what);
+        }
+    }
+
+    /// The first `n` bytes of one buffer, or of pages and what is behind them, are there.
+    fn receive_shown(&mut self, now: Time, n: usize) -> Result<(), Garbage> {
+        match self.rx.shown() {
             Shown::Stage(len) => {
                 assert!(n <= len, "more bytes received than were asked for");
                 self.consume_stage(now, n)
@@ -261,15 +282,11 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     if land(pages, at, n, &self.rx.bounce, &mut self.mapper).is_err() {
                         self.rx.bounced = n;
                         self.await_window(now);
-                        return;
+                        return Ok(());
                     }
                 }
                 self.advance(now, n).and_then(|()| self.consume_stage(now, behind))
             }
-        };
-        if let Err(what) = result {
-            let about = self.rx.call;
-            self.handle_garbage(now, about, what);
         }
     }
 
@@ -433,7 +450,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                 };
                 dec.end().map_err(garbage)?;
                 let pad = padding(read.count as usize);
-                self.rx.ahead.learn_read(self.rx.head_len);
+                self.rx.expected.learn_read(self.rx.head_len);
                 self.rx.place = Place::Data { read, at: 0, pad };
             }
         }
@@ -455,7 +472,7 @@ impl<P: MapPageMut, M: Mapper> NfsBackend<P, M> {
                     self.read_without_data(i, head_len)?;
                 }
                 if self.calls[i].verb == Verb::Write {
-                    self.rx.ahead.learn_write(head_len);
+                    self.rx.expected.learn_write(head_len);
                 }
                 let head = std::mem::take(&mut self.rx.head);
                 let result = self.handle_reply(now, i, &head[..head_len]);
