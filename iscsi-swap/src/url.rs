@@ -21,7 +21,7 @@
 //! No error and no `Display` or `Debug` of this module shows a secret, also where a URL is so wrong
 //! that a secret stands in another place.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -460,10 +460,25 @@ impl fmt::Display for PortalUrl {
     }
 }
 
+/// A name in a URL: what would be read as the end of a part of it is escaped (RFC 3986 section 2.1).
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '%' | '/' | '?' | '@' | '#' => write!(f, "%{:02x}", u32::from(c))?,
+                _ => f.write_char(c)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for IscsiUrl {
     /// Without user and parameters, as a name for messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.portal, self.target, self.lun)
+        write!(f, "{}/{}/{}", self.portal, Escaped(&self.target), self.lun)
     }
 }
 
@@ -471,7 +486,7 @@ impl fmt::Display for IscsiListUrl {
     /// Without user and parameters, as a name for messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            Some(target) => write!(f, "{}/{target}", self.portal),
+            Some(target) => write!(f, "{}/{}", self.portal, Escaped(target)),
             None => self.portal.fmt(f),
         }
     }

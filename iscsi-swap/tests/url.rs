@@ -10,6 +10,16 @@ fn parse(url: &str) -> IscsiUrl {
 }
 
 #[test]
+fn what_is_shown_of_a_url_is_read_as_the_same_unit() {
+    let url: IscsiUrl =
+        "iscsi://user5secret@[::1]:3290/iqn.test:dis@k%2f%3f%25/300".parse().unwrap();
+    assert_eq!(url.target, "iqn.test:dis@k/?%");
+    let again: IscsiUrl = url.to_string().parse().unwrap();
+    assert_eq!(again.portal.host, url.portal.host);
+    assert_eq!((again.target, again.lun), (url.target, 300));
+}
+
+#[test]
 fn users_hosts_and_ports_of_every_kind() {
     let name = |name: &str| UrlHost::Name(name.into());
     let address = |text: &str| UrlHost::Address(text.parse().unwrap());
