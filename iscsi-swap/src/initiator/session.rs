@@ -9,6 +9,7 @@ use netswap_swap::{BackendState, StoreError};
 use super::receive::Violation;
 use super::task::{PROBE, Step, TaskState};
 use super::task_management::ABORTS_MAX;
+use super::unit::Durability;
 use super::{IscsiBackend, Link};
 
 impl Session for IscsiBackend {
@@ -116,7 +117,10 @@ impl Session for IscsiBackend {
     }
 
     fn answers(&self) -> Answers {
-        let outstanding = if self.link == Link::Ready { self.wire as u32 } else { 0 };
+        // A flush that follows each write waits for its answer: whoever rests meanwhile delays both.
+        let is_chain = self.unit.durability(self.config.write_policy) == Durability::Sync;
+        let is_plain = self.link == Link::Ready && !is_chain;
+        let outstanding = if is_plain { self.wire as u32 } else { 0 };
         Answers { outstanding, come: self.answered }
     }
 
