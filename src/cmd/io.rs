@@ -18,7 +18,7 @@ const DEPTH_MAX: u64 = 4096;
 #[derive(clap::Args)]
 #[command(after_help = remote::with_urls("Examples:
   netswap io nfs://server/export/area0 --rw randread --qd 16 --time 10
-  netswap io nfs://server/export/area0 --rw mixed --qd 32 --time 1m --verify
+  netswap io nfs://server/export/area0 --rw mixed --qd 32 --time 60 --verify
   netswap io nfs://server/export/area0 --create 1GiB --rw write --size 1GiB --bs 64KiB --verify
   netswap io nfs://server/export/area0 --rw randread --size 1GiB --verify   what that wrote, read back
   netswap io iscsi://server/iqn.2026-01.org.example:disk/1 --rw randwrite --qd 32 --verify

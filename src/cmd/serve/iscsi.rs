@@ -37,7 +37,7 @@ const TRANSFER_MAX: u64 = 4 << 20;
                   for every session.\n
 Examples:
   netswap serve iscsi --listen 127.0.0.1:3260 --file /var/tmp/lun0 --size 1GiB
-  netswap serve iscsi --memory 1GiB --block-size 4096 --fault busy=1% --fault cut=0.1% --seed 7
+  netswap serve iscsi --memory 1GiB --block-size 4KiB --fault busy=1% --fault cut=0.1% --seed 7
   netswap serve iscsi --memory 1GiB --chap alice --chap-file /root/alice --header-digest crc32c --data-digest crc32c
   iscsi-inq iscsi://127.0.0.1:3260/iqn.2026-01.net.netswap:disk/0
   netswap io iscsi://127.0.0.1:3260/iqn.2026-01.net.netswap:disk/0 --rw mixed --qd 32 --verify\n
