@@ -127,9 +127,45 @@ pub(crate) fn run() -> ExitCode {
 
 /// Prints what the parser has to say: help and version are output, the rest are errors.
 fn told(said: clap::Error) -> Failure {
-    let printed = said.print();
     if said.use_stderr() {
+        let text = said.to_string();
+        // An argument in the wrong place is repeated, and may be a URL with a password.
+        match without_secrets(&text, std::env::args().skip(1)) {
+            shown if shown == text => drop(said.print()),
+            shown => out::note(shown.trim_end()),
+        }
         return Failure { code: EXIT_USAGE, message: None };
     }
+    let printed = said.print();
     out::failed(printed).err().unwrap_or(Failure { code: EXIT_OK, message: None })
+}
+
+/// `text` without what may be a secret in one of `words`, which it may repeat in whole or behind a `=`.
+fn without_secrets(text: &str, words: impl Iterator<Item = String>) -> String {
+    words.fold(text.into(), |text: String, word| {
+        let value = word.split_once('=').map_or("", |(_, value)| value);
+        [word.as_str(), value]
+            .into_iter()
+            .filter(|part| part.contains(['@', '?']))
+            .fold(text, |text, part| text.replace(part, &netswap::real::redacted(part)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_parser_repeats_has_no_secret_in_it() {
+        let url = "iscsi:/user%hunter2@host/t/1?target_password=hunter3";
+        for (said, word) in [
+            (format!("unexpected argument '{url}' found"), url.into()),
+            (format!("invalid value '{url}' for '--backend'"), format!("--backend={url}")),
+        ] {
+            let shown = without_secrets(&said, [word].into_iter());
+            assert!(!shown.contains("hunter") && shown.contains("@host/t/1"), "{shown}");
+        }
+        let plain = "unexpected argument 'area0' found";
+        assert_eq!(without_secrets(plain, ["area0".into()].into_iter()), plain);
+    }
 }

@@ -44,5 +44,5 @@ pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
 pub use list::{Entry, ListFailure, ListOptions, Listing};
 pub use local::is_this_host;
 pub use mkswap::{Made, MkswapError, MkswapOptions, Progress, make_area};
-pub use scheme::{Location, Scheme, SchemeTable, SchemeTaken, StoreUrl, UrlProblem};
+pub use scheme::{Location, Scheme, SchemeTable, SchemeTaken, StoreUrl, UrlProblem, redacted};
 pub use store::{OpenOptions, RealStore};

@@ -225,11 +225,18 @@ impl SchemeTable {
 }
 
 /// The text without what may be a secret in it: whoever writes a URL wrong has still written a password.
-fn redacted(text: &str) -> String {
-    let (text, query) = text.split_once('?').map_or((text, ""), |(text, _)| (text, "?..."));
-    match text.rfind('@') {
-        Some(at) => format!("...{}{query}", &text[at..]),
-        None => format!("{text}{query}"),
+///
+/// ```
+/// assert_eq!(netswap::real::redacted("iscsi:/me%secret@host/t/1?x=y"), "...@host/t/1?...");
+/// ```
+pub fn redacted(text: &str) -> String {
+    let (before, query) = text.split_once('?').unwrap_or((text, ""));
+    let shown = if query.is_empty() { "" } else { "?..." };
+    match before.rfind('@') {
+        Some(at) => format!("...{}{shown}", &before[at..]),
+        // The question mark may be one of a password.
+        None if query.contains('@') => "...".into(),
+        None => format!("{before}{shown}"),
     }
 }
 
@@ -331,6 +338,8 @@ mod tests {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(!error.contains("geheim"), "{text}: {error}");
         }
+        let error = "nbd://u%ge?heim@h/x".parse::<StoreUrl>().unwrap_err().to_string();
+        assert!(!error.contains("ge?") && !error.contains("heim"), "{error}");
         let error = "u%geheim@nbd://h".parse::<StoreUrl>().unwrap_err().to_string();
         assert!(!error.contains("geheim"), "{error}");
     }
