@@ -89,7 +89,31 @@ fn nobody_there_and_no_answer_are_told_apart_from_a_wrong_command_line() {
     let silent = netswap(&["check", &url, "--wait", "1s"]);
     assert_eq!(silent.code, 3, "{silent:?}");
     assert!(silent.stderr.contains("does not answer"), "{silent:?}");
+}
 
+#[test]
+fn a_list_that_nobody_gives_is_no_refusal() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener.local_addr().unwrap();
+    let served = Served::new(vec![("area0", area(64))]);
+    let mount = served.addr.port();
+    for (url, hint) in [
+        (format!("nfs://{closed}/swap"), "check the address"),
+        (format!("nfs://{silent}/swap"), "check the address"),
+        (format!("nfs://127.0.0.1/swap?nfsport={}&mountport={mount}", closed.port()), "nfsport="),
+        (format!("nfs://127.0.0.1/swap?nfsport={}&mountport={mount}", silent.port()), "nfsport="),
+        (format!("iscsi://{closed}"), "check the address"),
+        (format!("iscsi://{silent}"), "the port is that of a portal"),
+    ] {
+        let ran = netswap(&["ls", &url, "--timeout", "300ms"]);
+        assert_eq!(ran.code, 3, "{url}: {ran:?}");
+        assert!(ran.stderr.contains(hint), "{url}: {ran:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_says_what_is_right() {
     for (args, hint) in [
         (&["check", "area0"][..], "is no URL: write nfs://host"),
         (&["check", "nbd://h/e/f"], "known: nfs"),

@@ -39,7 +39,7 @@ fn each_kind_of_damage_is_named_with_its_slot_and_server() {
         "slot 7: it is the page of slot 6",
         "slot 8: no page of a verified load",
     ] {
-        let line = format!("nfs://127.0.0.1/swap/area0: {what}");
+        let line = format!("{url}: {what}");
         assert!(damaged.stderr.contains(&line), "{line}: {damaged:?}");
     }
     let other = netswap(&[&["io", &url, "--rw", "read", "--seed", "1"], &size[..]].concat());

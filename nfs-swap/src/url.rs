@@ -259,9 +259,13 @@ fn parse(url: &str, kind: PathKind) -> Result<NfsUrl, UrlError> {
 }
 
 impl fmt::Display for NfsUrl {
-    /// Without parameters, as a name for messages.
+    /// As a name for messages: with the port of NFS if that is given, without other parameters.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "nfs://{}{}/{}", self.host, self.export.trim_end_matches('/'), self.file)
+        write!(f, "nfs://{}", self.host)?;
+        if let Some(port) = self.nfs_port {
+            write!(f, ":{port}")?;
+        }
+        write!(f, "{}/{}", self.export.trim_end_matches('/'), self.file)
     }
 }
 

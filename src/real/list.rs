@@ -89,7 +89,7 @@ impl ListFailure {
         match self {
             ListFailure::Url(_) | ListFailure::NoList { .. } => false,
             ListFailure::Nfs(failure) => failure.is_unreachable(),
-            ListFailure::Iscsi(_) => false,
+            ListFailure::Iscsi(failure) => failure.is_unreachable(),
             _ => true,
         }
     }

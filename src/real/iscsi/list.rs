@@ -24,12 +24,26 @@ pub struct IscsiListFailure {
     pub error: DiscoveryError,
 }
 
+impl IscsiListFailure {
+    /// Whether nobody answered, as opposed to a target that says no.
+    pub fn is_unreachable(&self) -> bool {
+        self.error == DiscoveryError::TimedOut
+    }
+}
+
 fn hint(error: &DiscoveryError) -> String {
     match error {
         DiscoveryError::Login(LoginError::Auth(error)) => after(*error).into(),
         DiscoveryError::Login(LoginError::Refused(status)) => {
             of_status(u32::from(*status)).map_or(String::new(), |advice| format!(": {advice}"))
         }
+        DiscoveryError::TimedOut => {
+            ": it took the connection: check that the port is that of a portal, and that the target is not stopped".into()
+        }
+        DiscoveryError::Disconnected(_) => {
+            ": check that the port is that of a portal; the target's log may say why".into()
+        }
+        DiscoveryError::Garbage { .. } => ": check that the port is that of a portal".into(),
         _ => String::new(),
     }
 }

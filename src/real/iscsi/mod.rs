@@ -179,6 +179,9 @@ impl RealClient for IscsiBackend {
             StoreError::Refused { code: 0x0005_2500 } => {
                 "there is no such LUN, or no disk in it: `netswap ls iscsi://host/target` shows those there are"
             }
+            StoreError::Refused { code: 0x1800_0000 } => {
+                "RESERVATION CONFLICT: another initiator has reserved the LUN: let it release it, or give each a LUN"
+            }
             StoreError::ReadOnly | StoreError::Refused { code: 0x0007_2700 } => {
                 "make the LUN writable at the target"
             }
@@ -212,8 +215,12 @@ fn of_status(status: u32) -> Option<&'static str> {
             "there is no such target: check its name, `netswap ls iscsi://host` shows those there are"
         }
         0x0205 => "the target speaks another version of iSCSI",
+        0x0200 => {
+            "the target does not take what was offered: digests may be it: say none or crc32c by header_digest= and \
+             data_digest= in the URL; its log says more"
+        }
         0x0206 => "the target takes no more connections: end others, or raise its limit",
-        0x0200..=0x02ff => "the target does not take what was offered: see its log",
+        0x0201..=0x02ff => "the target does not take what was offered: see its log",
         _ => return None,
     })
 }

@@ -81,7 +81,11 @@ pub enum NfsListFailure {
 impl NfsListFailure {
     /// Whether nobody answered, or nobody is known to serve it, as opposed to a server that says no.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, NfsListFailure::Port { .. } | NfsListFailure::Unregistered { .. })
+        match self {
+            NfsListFailure::Port { .. } | NfsListFailure::Unregistered { .. } => true,
+            NfsListFailure::Refused { error, .. } => *error == ListError::TimedOut,
+            NfsListFailure::NotDirectory { .. } => false,
+        }
     }
 }
 
@@ -89,9 +93,16 @@ fn hint(error: &ListError) -> String {
     let hint = match error {
         ListError::Refused { code: 2 } => "there is no such directory or export: check the path",
         ListError::Refused { code: 1 | 13 } => {
-            "let this host in at the server, or act as another user by uid= and gid= in the URL"
+            "check the path; if there is such an export, let this host in at the server, or act as another user by \
+             uid= and gid= in the URL"
         }
         ListError::NotServed { .. } => NOT_SERVED,
+        ListError::TimedOut => {
+            "one of its services has answered: check the port of the other, by nfsport= and mountport= in the URL, and \
+             that the server is not stopped"
+        }
+        ListError::Garbage { .. } => "check that the port is that of the service",
+        ListError::BadPath => "a name has at most 255 bytes",
         _ => return String::new(),
     };
     format!(": {hint}")

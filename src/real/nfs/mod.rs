@@ -124,13 +124,15 @@ impl RealClient for NfsBackend {
     fn advice(&self, error: &StoreError) -> Cow<'static, str> {
         let advice = match error {
             StoreError::Refused { code: 2 } => {
-                "there is no such file or export: check the path, or make the file by `netswap mkswap`"
+                "there is no such file, directory or export: check the path; in a directory that exists, `netswap mkswap` \
+                 makes the file"
             }
             StoreError::Refused { code: 20..=22 } => {
                 "the path is not that of a plain file in an export: check it"
             }
             StoreError::Denied { .. } => {
-                "let this host in at the server, or act as another user by uid= and gid= in the URL"
+                "check the path; if there is such an export, let this host in at the server, or act as another user by \
+                 uid= and gid= in the URL"
             }
             StoreError::Unregistered { .. } => UNREGISTERED,
             StoreError::NotServed { .. } => NOT_SERVED,
@@ -138,6 +140,9 @@ impl RealClient for NfsBackend {
             StoreError::NoSpace => "make room on the server",
             StoreError::Garbage { .. } => "check that the port is that of the service",
             StoreError::TimedOut => "check that the server is not stopped",
+            StoreError::Io => {
+                "its disk, or what it keeps the file on, failed: see the server's log"
+            }
             _ => "see the server's log",
         };
         advice.into()
