@@ -10,11 +10,12 @@ mod common;
 use std::time::Duration;
 
 use common::ganesha::Ganesha;
-use common::nfs_wire::{has_judge, judged, tshark};
+use common::nfs_wire::{judge, judged};
 use common::proof::{POLICIES, is_campaign, mixed, tell};
 use common::proxy::Cuts;
 use common::record_log::{Protocol, RecordLog};
 use common::skip::or_skip;
+use common::tshark::has_judge;
 
 fn set_word(record: &mut [u8], at: usize, word: u32) {
     record[at..at + 4].copy_from_slice(&word.to_be_bytes());
@@ -50,7 +51,7 @@ fn planted_violations_are_found(ganesha: &Ganesha, last: &[u8]) {
     };
     plant(1, &|_| {});
     plant(1, &|_| {});
-    assert!(log.finish() == (1, vec![]) && tshark(&pcap, (nfs, mount)).is_fine());
+    assert!(log.finish() == (1, vec![]) && judge(&pcap, (nfs, mount)).is_fine());
     plant(2, &|_| {});
     // The procedure: READ.
     plant(2, &|write| set_word(write, 24, 6));
@@ -60,7 +61,7 @@ fn planted_violations_are_found(ganesha: &Ganesha, last: &[u8]) {
         set_word(write, 0, 1 << 31 | len);
     });
     assert_eq!(log.finish().1, [2]);
-    let planted = tshark(&pcap, (nfs, mount));
+    let planted = judge(&pcap, (nfs, mount));
     assert!(!planted.double_writes.is_empty(), "{planted:?}");
     assert_eq!(planted.reused_xids.len(), 1, "{planted:?}");
     assert_eq!(planted.bad_frames.len(), 1, "{planted:?}");

@@ -9,13 +9,13 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::daemon::which;
 use common::iscsi_wire::judge;
 use common::proof::{LUN_POLICIES, Watch, area_bytes, is_campaign, mixed, short, tell, under_load};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::{Protocol, RecordLog, Way};
 use common::skip::or_skip;
 use common::tgt::Tgt;
+use common::tshark::has_judge;
 use netswap::iscsi::InitiatorStats;
 use netswap::real::load::LoadSpec;
 
@@ -41,7 +41,7 @@ fn judged(
     let what = format!("cut {} times, {} times inside of a PDU {policy}", cuts.0, cuts.1);
     tell(&what, &resumed, &report, &stats);
     assert!(stats.reissued > 0, "{stats:?}");
-    if which("tshark") {
+    if has_judge() {
         let verdict = judge(&pcap, tgt.port());
         eprintln!(
             "tshark: {} logins, {} commands, {} answers",
@@ -60,8 +60,6 @@ fn cut(policy: &str, seed: u64) {
     let (in_login, anywhere) = if is_campaign() { (30, 470) } else { (6, 30) };
     let load = if is_campaign() { mixed(Duration::from_secs(60)) } else { short(6_000) };
     let Some(mut tgt) = or_skip(Tgt::with_area("tgt-cut", area_bytes(&load))) else { return };
-    let judge = which("tshark").then_some(()).ok_or_else(|| "tshark is not installed".into());
-    let judge = or_skip(judge);
     for (seed, cuts, bytes_max) in [(seed, in_login, 1_200), (seed + 100, anywhere, 150_000)] {
         let cuts = Cuts::new(seed, cuts, bytes_max);
         let ((made, inside), _) = judged(&mut tgt, policy, cuts, load, |_, _| Vec::new());
@@ -79,7 +77,7 @@ fn cut(policy: &str, seed: u64) {
         tgt.server().thaw();
         vec![killed, watch.resumed_after(Instant::now())]
     });
-    if judge.is_some() {
+    if has_judge() {
         planted_violations_are_found(&tgt, &last);
     }
 }

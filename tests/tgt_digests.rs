@@ -5,29 +5,24 @@
 
 mod common;
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::daemon::which;
 use common::iscsi_wire::judge;
 use common::proof::{LUN_POLICIES, area_bytes, is_campaign, mixed, short, tell, under_damage};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::{Protocol, RecordLog};
 use common::skip::or_skip;
 use common::tgt::{Target, Tgt};
+use common::tshark;
 use netswap::iscsi::InitiatorStats;
 use netswap::real::load::Load;
 use netswap::real::{OpenOptions, RealStore, StoreUrl};
 
 /// Digests of the frames to the target, as tshark judges them: right ones, wrong ones.
 fn digests(pcap: &std::path::Path, port: u16) -> (usize, usize) {
-    let decode = format!("tcp.port=={port},iscsi");
     let filter = format!("tcp.dstport=={port} && iscsi");
-    let args = ["-n", "-d", &decode, "-Y", &filter, "-O", "iscsi", "-r"];
-    let out = Command::new("tshark").args(args).arg(pcap).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let text = tshark::run(pcap, ("iscsi", &[port]), &["-Y", &filter, "-O", "iscsi"]);
     let lines = || text.lines().filter(|line| line.contains("Digest: 0x"));
     let good = |line: &&str| line.contains("(Good CRC32)");
     (lines().filter(good).count(), lines().filter(|line| !good(line)).count())
@@ -51,7 +46,7 @@ fn flipped(policy: &str, seed: u64) {
     log.finish();
     tell(&format!("{made} bits flipped {policy}"), &[], &report, &stats);
     assert!(made > 5 && stats.logins > 5 && stats.reissued > 0, "{made} {stats:?}");
-    if which("tshark") {
+    if tshark::has_judge() {
         let verdict = judge(&pcap, tgt.port());
         assert!(verdict.is_fine() && verdict.commands > 500, "{verdict:?}");
         let (good, bad) = digests(&pcap, tgt.port());

@@ -3,20 +3,11 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Command;
 
-const FIELDS: [&str; 8] = [
-    "tcp.stream",
-    "tcp.dstport",
-    "iscsi.opcode",
-    "iscsi.I",
-    "iscsi.cmdsn",
-    "iscsi.maxcmdsn",
-    "_ws.malformed",
-    "_ws.expert.severity",
-];
-/// `PI_ERROR`.
-const EXPERT_ERROR: &str = "8388608";
+use super::tshark;
+
+const FIELDS: [&str; 5] =
+    ["tcp.stream", "iscsi.opcode", "iscsi.I", "iscsi.cmdsn", "iscsi.maxcmdsn"];
 /// Of the initiator, those that have a CmdSN (section 4.2.2.1): NOP-Out, SCSI command, task management, text, logout.
 const NUMBERED: [u32; 5] = [0x00, 0x01, 0x02, 0x04, 0x06];
 const LOGIN: u32 = 0x03;
@@ -54,26 +45,14 @@ fn number(text: &str) -> Option<u32> {
     }
 }
 
+/// Judges what was sent to the target at `port`.
 pub(crate) fn judge(pcap: &Path, port: u16) -> Verdict {
-    let mut tshark = Command::new("tshark");
-    tshark.args(["-n", "-r"]).arg(pcap).args(["-T", "fields", "-E", "occurrence=f"]);
-    tshark.args(["-d", &format!("tcp.port=={port},iscsi")]);
-    for field in FIELDS {
-        tshark.args(["-e", field]);
-    }
-    let out = tshark.output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let text = String::from_utf8(out.stdout).unwrap();
     let mut verdict = Verdict::default();
-    let mut streams: HashMap<&str, Stream> = HashMap::new();
-    for line in text.lines() {
-        let row: Vec<&str> = line.split('\t').collect();
-        let [stream, to, opcode, immediate, cmd_sn, max_cmd_sn, malformed, severity] = row[..]
-        else {
-            panic!("{line:?}")
-        };
-        let stream = streams.entry(stream).or_default();
-        if to != port.to_string() {
+    let mut streams: HashMap<String, Stream> = HashMap::new();
+    tshark::each_frame(pcap, ("iscsi", &[port]), FIELDS, |frame| {
+        let [stream, opcode, immediate, cmd_sn, max_cmd_sn] = frame.fields;
+        let stream = streams.entry(stream.into()).or_default();
+        if !frame.to_server {
             verdict.answers += u64::from(!opcode.is_empty());
             // It only grows (section 4.2.2.1).
             if let Some(max) = number(max_cmd_sn)
@@ -81,34 +60,34 @@ pub(crate) fn judge(pcap: &Path, port: u16) -> Verdict {
             {
                 stream.max_cmd_sn = Some(max);
             }
-            continue;
+            return;
         }
-        if !malformed.is_empty() || severity == EXPERT_ERROR {
-            verdict.bad_frames.push(line.into());
+        if frame.is_bad {
+            verdict.bad_frames.push(frame.line.into());
         }
-        let (Some(opcode), Some(cmd_sn)) = (number(opcode), number(cmd_sn)) else { continue };
+        let (Some(opcode), Some(cmd_sn)) = (number(opcode), number(cmd_sn)) else { return };
         if opcode == LOGIN {
             verdict.logins += 1;
             if stream.next_cmd_sn.is_some_and(|next| next != cmd_sn) {
-                verdict.out_of_order.push(line.into());
+                verdict.out_of_order.push(frame.line.into());
             }
             stream.next_cmd_sn = Some(cmd_sn);
         }
         if !NUMBERED.contains(&opcode) {
-            continue;
+            return;
         }
         verdict.commands += 1;
         let is_immediate = matches!(immediate, "1" | "True");
         if stream.next_cmd_sn.is_some_and(|next| next != cmd_sn) {
-            verdict.out_of_order.push(line.into());
+            verdict.out_of_order.push(frame.line.into());
         }
         if is_immediate {
-            continue;
+            return;
         }
         stream.next_cmd_sn = Some(cmd_sn.wrapping_add(1));
         if stream.max_cmd_sn.is_some_and(|max| cmd_sn.wrapping_sub(max) as i32 > 0) {
-            verdict.beyond_window.push(line.into());
+            verdict.beyond_window.push(frame.line.into());
         }
-    }
+    });
     verdict
 }

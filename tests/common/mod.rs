@@ -16,6 +16,7 @@ pub(crate) mod qemu;
 pub(crate) mod record_log;
 pub(crate) mod skip;
 pub(crate) mod tgt;
+pub(crate) mod tshark;
 
 use netswap::report::{Outcome, Row};
 use netswap::scenario::{Scenario, Store};

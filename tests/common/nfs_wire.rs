@@ -3,33 +3,20 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use netswap::nfs::NfsStats;
 use netswap::real::load::{LoadReport, LoadSpec};
 
-use super::daemon::which;
 use super::ganesha::Ganesha;
 use super::proof::{Watch, under_load};
 use super::proxy::{Cuts, Proxy};
 use super::record_log::{Protocol, RecordLog};
-use super::skip::or_skip;
+use super::tshark::{self, has_judge};
 
-const FIELDS: [&str; 10] = [
-    "frame.number",
-    "tcp.dstport",
-    "rpc.msgtyp",
-    "rpc.xid",
-    "rpc.program",
-    "rpc.procedure",
-    "nfs.offset3",
-    "nfs.count3",
-    "_ws.malformed",
-    "_ws.expert.severity",
-];
-/// `PI_ERROR`.
-const EXPERT_ERROR: &str = "8388608";
+/// Of RPC and NFS.
+const FIELDS: [&str; 6] =
+    ["rpc.msgtyp", "rpc.xid", "rpc.program", "rpc.procedure", "nfs.offset3", "nfs.count3"];
 
 /// What tshark saw.
 #[derive(Debug, Default)]
@@ -51,66 +38,45 @@ impl Verdict {
     }
 }
 
-pub(crate) fn tshark(pcap: &Path, (nfs, mount): (u16, u16)) -> Verdict {
-    let mut tshark = Command::new("tshark");
-    tshark.args(["-n", "-r"]).arg(pcap).args(["-T", "fields", "-E", "occurrence=f"]);
-    for port in [nfs, mount] {
-        tshark.args(["-d", &format!("tcp.port=={port},rpc")]);
-    }
-    for field in FIELDS {
-        tshark.args(["-e", field]);
-    }
-    let out = tshark.output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let text = String::from_utf8(out.stdout).unwrap();
+/// Judges what was sent to a server with these ports of NFS and of MOUNT.
+pub(crate) fn judge(pcap: &Path, (nfs, mount): (u16, u16)) -> Verdict {
     let mut verdict = Verdict::default();
-    let mut calls: HashMap<&str, [&str; 4]> = HashMap::new();
-    let mut writing: HashMap<&str, (u64, u64)> = HashMap::new();
-    for line in text.lines() {
-        let row: Vec<&str> = line.split('\t').collect();
-        let [_, to, kind, xid, program, procedure, offset, count, malformed, severity] = row[..]
-        else {
-            panic!("{line:?}")
-        };
-        let to_server = [nfs, mount].iter().any(|port| to == port.to_string());
-        if !to_server {
+    let mut calls: HashMap<String, [String; 4]> = HashMap::new();
+    let mut writing: HashMap<String, (u64, u64)> = HashMap::new();
+    tshark::each_frame(pcap, ("rpc", &[nfs, mount]), FIELDS, |frame| {
+        let [kind, xid, call @ ..] = frame.fields;
+        if !frame.to_server {
             if kind == "1" {
                 verdict.replies += 1;
                 writing.remove(xid);
             }
-            continue;
+            return;
         }
-        if !malformed.is_empty() || severity == EXPERT_ERROR {
-            verdict.bad_frames.push(line.into());
+        if frame.is_bad {
+            verdict.bad_frames.push(frame.line.into());
         }
         if kind != "0" {
-            continue;
+            return;
         }
         verdict.calls += 1;
-        let call = [program, procedure, offset, count];
-        match calls.insert(xid, call) {
-            Some(earlier) if earlier != call => verdict.reused_xids.push(line.into()),
+        match calls.insert(xid.into(), call.map(String::from)) {
+            Some(earlier) if earlier != call => verdict.reused_xids.push(frame.line.into()),
             _ => {}
         }
-        if (program, procedure) == ("100003", "7") {
+        if let ["100003", "7", offset, count] = call {
             verdict.writes += 1;
-            let from: u64 = offset.parse().unwrap_or_else(|_| panic!("{line:?}"));
+            let from: u64 = offset.parse().unwrap_or_else(|_| panic!("{:?}", frame.line));
             let until = from + count.parse::<u64>().unwrap();
-            let meets = |(other, range): (&&str, &(u64, u64))| {
-                *other != xid && range.0 < until && from < range.1
+            let meets = |(other, range): (&String, &(u64, u64))| {
+                other != xid && range.0 < until && from < range.1
             };
             if writing.iter().any(meets) {
-                verdict.double_writes.push(line.into());
+                verdict.double_writes.push(frame.line.into());
             }
-            writing.insert(xid, (from, until));
+            writing.insert(xid.into(), (from, until));
         }
-    }
+    });
     verdict
-}
-
-/// Whether there is a judge; without one the rest of a test still holds.
-pub(crate) fn has_judge() -> bool {
-    or_skip(which("tshark").then_some(()).ok_or_else(|| "tshark is not installed".into())).is_some()
 }
 
 /// A load that was judged.
@@ -145,7 +111,7 @@ pub(crate) fn judged(
     let (repeated, changed) = log.finish();
     assert!(changed.is_empty(), "{} xids of calls with other bytes", changed.len());
     if has_judge() {
-        let verdict = tshark(&pcap, (nfs, mount));
+        let verdict = judge(&pcap, (nfs, mount));
         eprintln!(
             "tshark: {} calls, {} WRITEs, {} replies, {repeated} calls repeated byte for byte",
             verdict.calls, verdict.writes, verdict.replies
