@@ -328,23 +328,29 @@ table() {
     rm -f "$RUNS"
 }
 
-section_nfs() {
-    local rep depth way ops
-    start_ganesha
+# against_qemu NAME LIBRARY PEER OURS: the table of the server that runs, with a URL for each client.
+against_qemu() {
+    local rep depth way ops flag
     for ((rep = 0; rep < REPS; rep++)); do
         for depth in 1 16 64; do
             for way in read write; do
                 ops=$((depth == 1 ? 16000 : 60000))
-                qemu "4KiB stride $way, depth $depth" "$ops" "$NFS/peer" -d "$depth" -s 4096 -S 69632 \
-                    $([[ $way == write ]] && echo -w)
-                ours "4KiB stride $way, depth $depth" "$ops" "$NFS/ours" --rw "$way" --qd "$depth" --bs 4KiB --stride 68KiB
-                qemu "64KiB $way, depth $depth" 12000 "$NFS/peer" -d "$depth" -s 65536 $([[ $way == write ]] && echo -w)
-                ours "64KiB $way, depth $depth" 12000 "$NFS/ours" --rw "$way" --qd "$depth" --bs 64KiB
+                flag=()
+                if [[ $way == write ]]; then flag=(-w); fi
+                qemu "4KiB stride $way, depth $depth" "$ops" "$3" -d "$depth" -s 4096 -S 69632 "${flag[@]}"
+                ours "4KiB stride $way, depth $depth" "$ops" "$4" --rw "$way" --qd "$depth" --bs 4KiB --stride 68KiB
+                qemu "64KiB $way, depth $depth" 12000 "$3" -d "$depth" -s 65536 "${flag[@]}"
+                ours "64KiB $way, depth $depth" 12000 "$4" --rw "$way" --qd "$depth" --bs 64KiB
             done
         done
     done
-    printf '\nnfs-ganesha: qemu-img bench (libnfs) and netswap io, medians of %d\n' "$REPS"
+    printf '\n%s: qemu-img bench (%s) and netswap io, medians of %d\n' "$1" "$2" "$REPS"
     table qemu
+}
+
+section_nfs() {
+    start_ganesha
+    against_qemu 'nfs-ganesha' libnfs "$NFS/peer" "$NFS/ours"
     stop
 }
 
@@ -364,21 +370,8 @@ section_merge() {
 
 # on_targets NAME: both tables of the target that runs.
 on_targets() {
-    local rep depth way ops
-    for ((rep = 0; rep < REPS; rep++)); do
-        for depth in 1 16 64; do
-            for way in read write; do
-                ops=$((depth == 1 ? 16000 : 60000))
-                qemu "4KiB stride $way, depth $depth" "$ops" "$PEER" -d "$depth" -s 4096 -S 69632 \
-                    $([[ $way == write ]] && echo -w)
-                ours "4KiB stride $way, depth $depth" "$ops" "$OURS" --rw "$way" --qd "$depth" --bs 4KiB --stride 68KiB
-                qemu "64KiB $way, depth $depth" 12000 "$PEER" -d "$depth" -s 65536 $([[ $way == write ]] && echo -w)
-                ours "64KiB $way, depth $depth" 12000 "$OURS" --rw "$way" --qd "$depth" --bs 64KiB
-            done
-        done
-    done
-    printf '\n%s: qemu-img bench (libiscsi) and netswap io, medians of %d\n' "$1" "$REPS"
-    table qemu
+    local rep depth
+    against_qemu "$1" libiscsi "$PEER" "$OURS"
     for ((rep = 0; rep < REPS; rep++)); do
         for depth in 1 16 64; do
             perf "4KiB random read, depth $depth" 2 "$PEER" -m "$depth" -b 8 -r

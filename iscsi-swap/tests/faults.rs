@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Pump, initiator_config, model_run, target_config};
+use common::{Pump, every_fault, initiator_config, model_run, target_config};
 use netswap_iscsi::{SenseForm, TargetConfig, TargetFaults};
 use netswap_reserve::{PAGE_SIZE, Span};
 use netswap_swap::{BackendState, Op, StoreError};
@@ -81,18 +81,8 @@ fn busy_targets_and_unit_attentions() {
 
 #[test]
 fn all_of_them_at_once() {
-    let faults = TargetFaults {
-        late_ppm: 50_000,
-        late_by: Span::from_millis(900),
-        twice_ppm: 20_000,
-        garbage_ppm: 20_000,
-        busy_ppm: 50_000,
-        task_set_full_ppm: 50_000,
-        check_condition_ppm: 50_000,
-        ..TargetFaults::default()
-    };
     for seed in 10..16 {
-        run_with(seed, faults, 200);
+        run_with(seed, every_fault(), 200);
     }
 }
 

@@ -103,21 +103,7 @@ fn a_target_that_is_not_there_is_final() {
 
 /// A request as its target reads it.
 fn request(login: &InitiatorLogin) -> LoginRequest {
-    LoginRequest {
-        transit: login.nsg().is_some(),
-        more: login.more(),
-        csg: login.csg(),
-        nsg: login.nsg().unwrap_or(0),
-        version_max: 0,
-        version_min: 0,
-        isid: [0; 6],
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: 1,
-        exp_stat_sn: 0,
-        data_len: login.text().len() as u32,
-    }
+    LoginRequest { itt: 1, cmd_sn: 1, ..login.request([0; 6]) }
 }
 
 fn response(csg: u8, step: TargetStep) -> LoginResponse {

@@ -5,7 +5,9 @@
 
 mod common;
 
-use common::{Pump, SLOTS, initiator_config, model_run, target_config};
+use common::{
+    Pump, SLOTS, every_fault, initiator_config, model_run, pump_to_be_cut, target_config,
+};
 use netswap_iscsi::pdu::{BHS_LEN, RequestPdu};
 use netswap_iscsi::scsi::Cdb;
 use netswap_iscsi::{InitiatorConfig, TargetFaults, WritePolicy};
@@ -78,15 +80,7 @@ fn without_merging_each_goes_alone() {
 fn cuts_and_restarts_take_merged_commands_apart_and_lose_nothing() {
     let (mut joined, mut reissued) = (0, 0);
     for seed in 0..40 {
-        let mut initiator = all();
-        if seed % 3 == 0 {
-            initiator.write_policy = WritePolicy::SyncCache;
-        }
-        let mut target = target_config();
-        target.keys.initial_r2t = seed % 2 == 0;
-        target.keys.recv_segment = 8192;
-        let mut pump = Pump::new(seed, initiator, target);
-        pump.ready();
+        let mut pump = pump_to_be_cut(seed, all());
         for round in 0..4 {
             pump.cut_at = Some(pump.moved + pump.below(400_000) as u64);
             one_by_one(&mut pump, Op::Write, round);
@@ -106,16 +100,6 @@ fn cuts_and_restarts_take_merged_commands_apart_and_lose_nothing() {
 
 #[test]
 fn every_fault_of_the_target_at_once() {
-    let faults = TargetFaults {
-        late_ppm: 50_000,
-        late_by: Span::from_millis(900),
-        twice_ppm: 20_000,
-        garbage_ppm: 20_000,
-        busy_ppm: 50_000,
-        task_set_full_ppm: 50_000,
-        check_condition_ppm: 50_000,
-        ..Default::default()
-    };
     let mut joined = 0;
     for seed in 0..12 {
         let mut initiator = all();
@@ -126,7 +110,7 @@ fn every_fault_of_the_target_at_once() {
         target.seed = seed;
         let mut pump = Pump::new(seed, initiator, target);
         pump.ready();
-        pump.target.set_faults(faults);
+        pump.target.set_faults(every_fault());
         one_by_one(&mut pump, Op::Write, 9);
         (0..SLOTS as usize).for_each(|slot| pump.model[slot] = 9 ^ slot as u8);
         model_run(&mut pump, 150);

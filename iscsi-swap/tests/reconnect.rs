@@ -4,8 +4,7 @@
 
 mod common;
 
-use common::{Pump, initiator_config, model_run, target_config};
-use netswap_iscsi::WritePolicy;
+use common::{Pump, initiator_config, model_run, pump_to_be_cut, target_config};
 use netswap_net::Session;
 use netswap_reserve::Span;
 use netswap_swap::{BackendState, Op, Phase, StoreError, SwapBackend};
@@ -14,15 +13,7 @@ use netswap_swap::{BackendState, Op, Phase, StoreError, SwapBackend};
 fn cuts_at_random_bytes() {
     let (mut cuts, mut reissued) = (0, 0);
     for seed in 0..60 {
-        let mut initiator = initiator_config();
-        if seed % 3 == 0 {
-            initiator.write_policy = WritePolicy::SyncCache;
-        }
-        let mut target = target_config();
-        target.keys.initial_r2t = seed % 2 == 0;
-        target.keys.recv_segment = 8192;
-        let mut pump = Pump::new(seed, initiator, target);
-        pump.ready();
+        let mut pump = pump_to_be_cut(seed, initiator_config());
         for _ in 0..4 {
             pump.cut_at = Some(pump.moved + pump.below(400_000) as u64);
             model_run(&mut pump, 15);

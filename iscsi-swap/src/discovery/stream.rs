@@ -7,7 +7,7 @@ use netswap_reserve::Time;
 
 use super::{Ask, DiscoveryError, IscsiDiscovery};
 use crate::digest::{self, DIGEST_LEN, Digests};
-use crate::login::{LOGIN_SEGMENT_MAX, LoginError, LoginStep, REDIRECTS_MAX, stage};
+use crate::login::{LOGIN_SEGMENT_MAX, LoginError, LoginStep, REDIRECTS_MAX};
 use crate::pdu::{
     BHS_LEN, Bhs, DataIn, LoginRequest, LoginResponse, LogoutRequest, NopIn, NopOut, ResponsePdu,
     ScsiCommand, ScsiResponse, TAG_NONE, TextRequest, TextResponse, ahs_len, data_len, lun_bytes,
@@ -244,24 +244,12 @@ impl IscsiDiscovery {
 
     fn send_login(&mut self) {
         self.due = false;
-        let nsg = self.login.nsg();
-        let data_len = self.login.text().len() as u32;
         let request = LoginRequest {
-            transit: nsg.is_some(),
-            more: self.login.more(),
-            csg: self.login.csg(),
-            nsg: nsg.unwrap_or(stage::SECURITY),
-            version_max: 0,
-            version_min: 0,
-            isid: self.config.isid,
-            tsih: 0,
-            itt: 0,
-            cid: 0,
             cmd_sn: self.window.next(),
             exp_stat_sn: self.exp_stat_sn,
-            data_len,
+            ..self.login.request(self.config.isid)
         };
-        self.tx.push(TxPdu::new(request.build(), TxData::Login, data_len));
+        self.tx.push(TxPdu::new(request.build(), TxData::Login, request.data_len));
     }
 
     fn send_text(&mut self) {

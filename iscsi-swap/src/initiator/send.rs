@@ -10,7 +10,7 @@ use super::receive::Violation;
 use super::task::{PROBE, Step, Task, TaskState};
 use super::unit::{Durability, shortest};
 use super::{IscsiBackend, Link};
-use crate::login::{InitiatorLogin, stage};
+use crate::login::InitiatorLogin;
 use crate::pdu::{DataOut, LoginRequest, LogoutRequest, NopOut, ScsiCommand, TAG_NONE, lun_bytes};
 use crate::tx::{RING, TxPdu};
 
@@ -90,26 +90,13 @@ impl IscsiBackend {
         if !std::mem::take(&mut self.login_due) {
             return false;
         }
-        let exp_stat_sn = self.ack();
-        let nsg = self.login.nsg();
-        let data_len = self.login.text().len() as u32;
-        let bhs = LoginRequest {
-            transit: nsg.is_some(),
-            more: self.login.more(),
-            csg: self.login.csg(),
-            nsg: nsg.unwrap_or(stage::SECURITY),
-            version_max: 0,
-            version_min: 0,
-            isid: self.config.isid,
-            tsih: 0,
+        let request = LoginRequest {
             itt: self.login_tag,
-            cid: 0,
             cmd_sn: self.window.next(),
-            exp_stat_sn,
-            data_len,
-        }
-        .build();
-        self.tx.push(TxPdu::new(bhs, TxData::Login, data_len));
+            exp_stat_sn: self.ack(),
+            ..self.login.request(self.config.isid)
+        };
+        self.tx.push(TxPdu::new(request.build(), TxData::Login, request.data_len));
         true
     }
 

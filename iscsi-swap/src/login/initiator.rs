@@ -7,7 +7,7 @@ use super::keys::{Kind, Seen, is_refusal};
 use super::*;
 use crate::auth::{ChapConfig, Entropy};
 use crate::initiator::Digest;
-use crate::pdu::LoginResponse;
+use crate::pdu::{LoginRequest, LoginResponse};
 use crate::text::{TextError, TextWriter, pairs};
 use crate::url::ISCSI_PORT;
 
@@ -248,6 +248,27 @@ impl InitiatorLogin {
     /// Text of the next request.
     pub fn text(&self) -> &[u8] {
         &self.text[self.from..self.to]
+    }
+
+    /// Header of the next request (RFC 7143 section 11.12) of a session under `isid` that is to be new or reinstated:
+    /// TSIH, CID and the three numbers are 0. [`InitiatorLogin::text`] is its data.
+    pub fn request(&self, isid: [u8; 6]) -> LoginRequest {
+        let nsg = self.nsg();
+        LoginRequest {
+            transit: nsg.is_some(),
+            more: self.more(),
+            csg: self.csg(),
+            nsg: nsg.unwrap_or(stage::SECURITY),
+            version_max: 0,
+            version_min: 0,
+            isid,
+            tsih: 0,
+            itt: 0,
+            cid: 0,
+            cmd_sn: 0,
+            exp_stat_sn: 0,
+            data_len: self.text().len() as u32,
+        }
     }
 
     /// A response whose text goes on (C): the next request is empty (section 6.2).

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
 
-use netswap_iscsi::{InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig};
+use netswap_iscsi::{
+    InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig, TargetFaults, WritePolicy,
+};
 use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
 use netswap_swap::{
@@ -31,6 +33,33 @@ pub fn target_config() -> TargetConfig {
     let mut config = TargetConfig::new(IQN);
     config.queue_depth = 8;
     config
+}
+
+/// Every fault that a target's answers can have, each so often that many are met in a hundred requests.
+pub fn every_fault() -> TargetFaults {
+    TargetFaults {
+        late_ppm: 50_000,
+        late_by: Span::from_millis(900),
+        twice_ppm: 20_000,
+        garbage_ppm: 20_000,
+        busy_ppm: 50_000,
+        task_set_full_ppm: 50_000,
+        check_condition_ppm: 50_000,
+        ..TargetFaults::default()
+    }
+}
+
+/// For connections that are cut: both write policies, and data that comes in small pieces, with and without R2Ts.
+pub fn pump_to_be_cut(seed: u64, mut initiator: InitiatorConfig) -> Pump {
+    if seed.is_multiple_of(3) {
+        initiator.write_policy = WritePolicy::SyncCache;
+    }
+    let mut target = target_config();
+    target.keys.initial_r2t = seed.is_multiple_of(2);
+    target.keys.recv_segment = 8192;
+    let mut pump = Pump::new(seed, initiator, target);
+    pump.ready();
+    pump
 }
 
 pub struct Pump {

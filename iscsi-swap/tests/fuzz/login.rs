@@ -81,21 +81,7 @@ fn target_login(flags: [u8; 3]) -> TargetLogin {
 
 /// The next request of an initiator.
 pub(super) fn request(login: &InitiatorLogin) -> Pdu {
-    let request = LoginRequest {
-        transit: login.nsg().is_some(),
-        more: login.more(),
-        csg: login.csg(),
-        nsg: login.nsg().unwrap_or(0),
-        version_max: 0,
-        version_min: 0,
-        isid: [0x80, 0, 0, 0, 0, 1],
-        tsih: 0,
-        itt: 1,
-        cid: 0,
-        cmd_sn: 1,
-        exp_stat_sn: 0,
-        data_len: 0,
-    };
+    let request = LoginRequest { itt: 1, cmd_sn: 1, ..login.request([0x80, 0, 0, 0, 0, 1]) };
     Pdu::new(request.build(), login.text())
 }
 
