@@ -153,7 +153,59 @@ fn without_secrets(text: &str, words: impl Iterator<Item = String>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+    use netswap::iscsi::{IscsiListUrl, IscsiUrl};
+    use netswap::nfs::NfsUrl;
+
     use super::*;
+
+    /// The examples in the help of `command` and of those below it, as a shell splits them.
+    fn examples(command: &clap::Command) -> Vec<Vec<String>> {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let lines = help.lines().filter(|line| line.starts_with("  "));
+        let lines = lines.filter_map(|line| line.find("netswap ").map(|at| &line[at..]));
+        let below = command.get_subcommands().flat_map(examples);
+        lines.map(split).chain(below).collect()
+    }
+
+    /// Up to a redirection, or to two blanks: what the example is for follows them.
+    fn split(line: &str) -> Vec<String> {
+        let line = line.split(" > ").next().unwrap();
+        let mut words = vec![String::new()];
+        let (mut quoted, mut before) = (false, ' ');
+        for c in line.chars() {
+            match c {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted && before == ' ' => break,
+                ' ' if !quoted => words.push(String::new()),
+                c => words.last_mut().unwrap().push(c),
+            }
+            before = c;
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn every_example_in_the_help_is_a_command_line() {
+        let examples = examples(&Cli::command());
+        assert!(examples.len() > 30, "{examples:?}");
+        for words in examples {
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("{words:?}: {error}");
+            }
+            for url in words.iter().filter(|word| word.contains("://")) {
+                let lists = words[1] == "ls";
+                let fine = match url.starts_with("nfs:") {
+                    true if lists => NfsUrl::parse_directory(url).is_ok(),
+                    true => url.parse::<NfsUrl>().is_ok(),
+                    false if lists => url.parse::<IscsiListUrl>().is_ok(),
+                    false => url.parse::<IscsiUrl>().is_ok(),
+                };
+                assert!(fine, "{words:?}");
+            }
+        }
+    }
 
     #[test]
     fn what_the_parser_repeats_has_no_secret_in_it() {
