@@ -157,6 +157,9 @@ pub fn protections(off: &[Ablation]) -> String {
     names.join(", ")
 }
 
+/// A figure and its unit: what has more words is a sentence that begins with a figure.
+const FIGURE_WORDS_MAX: usize = 2;
+
 /// Draws rows of cells as an aligned table. The first row is the head; a cell may have several lines.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -174,7 +177,9 @@ pub fn table(rows: &[Vec<String>]) -> String {
                     let text = row.get(c).and_then(|cell| cell.lines().nth(line)).unwrap_or("");
                     let pad = " ".repeat(widths[c] - text.chars().count());
                     // Figures line up on the right, words on the left; the head follows its column.
-                    let right = i > 0 && text.starts_with(|c: char| c.is_ascii_digit());
+                    let is_figure = text.starts_with(|c: char| c.is_ascii_digit())
+                        && text.split(' ').count() <= FIGURE_WORDS_MAX;
+                    let right = i > 0 && is_figure;
                     if right { format!("{pad}{text}") } else { format!("{text}{pad}") }
                 })
                 .collect();

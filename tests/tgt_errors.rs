@@ -48,7 +48,17 @@ fn what_cannot_be_used_says_why_and_what_to_do() {
         said(&io(&url), 0, &["0 wrong"]);
         said(&netswap(&["check", &url]), 1, &["this very host"]);
         let fit = netswap(&["check", &url, "--allow-local"]);
-        said(&fit, 0, &["\nfit to swap on", "a disk, IET VIRTUAL-DISK", "bursts up to", "FUA"]);
+        said(
+            &fit,
+            0,
+            &[
+                "\nfit to swap on",
+                "a disk, IET VIRTUAL-DISK",
+                "bursts up to",
+                "FUA",
+                "of headers: none, of data: none",
+            ],
+        );
         let host = ["--ram", "1MiB", "--overcommit", "2", "--rounds", "1"];
         said(&netswap(&[&["sim", "--backend", &url], &host[..]].concat()), 0, &["completed"]);
     }

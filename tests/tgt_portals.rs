@@ -5,9 +5,11 @@
 
 mod common;
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::command::netswap;
 use common::proof::{LUN_POLICIES, area_bytes, is_campaign, mixed, tell, under_load};
 use common::proxy::{Cuts, Proxy};
 use common::record_log::{Protocol, RecordLog};
@@ -23,6 +25,10 @@ fn killed(policy: &str) {
     let (first, second) = (portal(), portal());
     let url =
         format!("{}{policy}&portals=127.0.0.1:{}", tgt.url_at("t1", first.port()), second.port());
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let checked = netswap(&["check", &format!("{url},{nobody}"), "--allow-local"]);
+    let there = format!("127.0.0.1:{} has the LUN, {nobody} does not answer", second.port());
+    assert!(checked.stdout.contains(&there), "{checked:?}");
     let mut resumed = Vec::new();
     let (report, stats) = under_load::<InitiatorStats>(&url, load, |watch| {
         watch.more(500);

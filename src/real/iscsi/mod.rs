@@ -6,9 +6,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use netswap_iscsi::login::Params;
 use netswap_iscsi::{
     AuthError, ChapConfig, Entropy, IscsiBackend, IscsiUrl, LoginError, WritePolicy,
 };
+use netswap_net::host::UrlHost;
 use netswap_reserve::Span;
 use netswap_swap::StoreError;
 use serde_json::json;
@@ -52,6 +54,27 @@ impl Unit {
         let url: IscsiUrl = text.parse()?;
         let chap = url.portal.credentials(|name| std::env::var(name).ok())?;
         Ok(Unit { url, chap, entropy: Entropy::of_system()? })
+    }
+}
+
+impl Unit {
+    /// Whether the unit is there behind each of the portals that are to step in.
+    fn other_portals(&self, options: &ListOptions) -> Fact {
+        let asked = self.url.portals.iter().map(|at| {
+            let mut url = self.url.clone();
+            (url.portal.host, url.portal.port) = (UrlHost::Address(at.ip()), at.port());
+            (at, list::unit(&url, self.chap.clone(), options).is_some())
+        });
+        let asked: Vec<_> = asked.collect();
+        let in_words = asked.iter().map(|(at, is_there)| match is_there {
+            true => format!("{at} has the LUN"),
+            false => format!("{at} does not answer, or has no such LUN: `netswap ls iscsi://{at}`"),
+        });
+        Fact {
+            name: "portals",
+            text: in_words.collect::<Vec<_>>().join(", "),
+            value: asked.iter().map(|(at, there)| json!({ "portal": at, "lun": there })).collect(),
+        }
     }
 }
 
@@ -113,6 +136,9 @@ impl Location for Unit {
                 }),
             });
         }
+        if !self.url.portals.is_empty() {
+            said.push(self.other_portals(&options));
+        }
         said
     }
 
@@ -140,7 +166,7 @@ impl RealClient for IscsiBackend {
             "immediate_data": params.immediate_data(),
             "initial_r2t": params.initial_r2t(),
         });
-        let said = vec![Fact { name: "limits", text, value }];
+        let said = vec![Fact { name: "limits", text, value }, digests(&params)];
         StoreFacts { said, ..StoreFacts::default() }
     }
 
@@ -198,6 +224,17 @@ impl RealClient for IscsiBackend {
             _ => "see the target's log",
         };
         advice.into()
+    }
+}
+
+/// What headers and data carry, as the login had it.
+fn digests(params: &Params) -> Fact {
+    let name = |on: bool| if on { "crc32c" } else { "none" };
+    let (header, data) = (name(params.header_digest), name(params.data_digest));
+    Fact {
+        name: "digests",
+        text: format!("of headers: {header}, of data: {data}"),
+        value: json!({ "header": header, "data": data }),
     }
 }
 
