@@ -109,8 +109,9 @@ quantity! {
 impl FromStr for Bytes {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Bytes, UnitError> {
-        let units = [("B", 1.0), ("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0)];
-        scaled(text, &units, "B, KiB, MiB, GiB", "64MiB").map(Bytes)
+        let names = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let units: Vec<_> = names.into_iter().zip((0..).map(|i| 1024f64.powi(i))).collect();
+        scaled(text, &units, "B, KiB, MiB, GiB, TiB", "64MiB").map(Bytes)
     }
 }
 
@@ -125,8 +126,9 @@ impl FromStr for BitRate {
 impl FromStr for Nanos {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Nanos, UnitError> {
-        let units = [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9)];
-        scaled(text, &units, "ns, us, ms, s", "100us").map(Nanos)
+        let units =
+            [("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9), ("min", 60e9), ("h", 3600e9)];
+        scaled(text, &units, "ns, us, ms, s, min, h", "100us").map(Nanos)
     }
 }
 
@@ -210,6 +212,8 @@ mod tests {
         for text in ["100us", "5s", "3ms", "1ns"] {
             assert_eq!(text.parse::<Nanos>().unwrap().to_string(), text);
         }
+        assert_eq!("8TiB".parse::<Bytes>().unwrap().to_string(), "8192GiB");
+        assert_eq!("2min".parse::<Nanos>().unwrap().to_string(), "120s");
         for text in ["0.1%", "3%", "0.0001%"] {
             assert_eq!(text.parse::<Share>().unwrap().to_string(), text);
         }

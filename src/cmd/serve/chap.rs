@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use netswap::iscsi::{ChapConfig, CredentialsError, SecretSource};
 
-use super::Failure;
+use super::{Failure, out};
 
 #[derive(clap::Args)]
 pub(super) struct ChapArgs {
@@ -52,6 +52,14 @@ impl ChapArgs {
         // RFC 7143 section 9.2.1: or who asks the one for an answer has that of the other.
         if chap.target.as_ref().is_some_and(|target| target.secret == chap.initiator.secret) {
             return Err(Failure::usage("the passwords of --chap and --chap-target are the same"));
+        }
+        let all = std::iter::once(&chap.initiator).chain(&chap.target);
+        for credentials in all.filter(|credentials| credentials.secret.is_short()) {
+            out::note(format_args!(
+                "the password of {:?} has less than 12 bytes: whoever overhears a login can guess it (RFC 7143 section \
+                 9.2.1)",
+                credentials.user
+            ));
         }
         Ok(Some(chap))
     }

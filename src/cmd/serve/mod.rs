@@ -49,13 +49,14 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 /// What is served.
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("store").required(true).args(["file", "memory"])))]
 struct StoreArgs {
     /// The file or block device that holds the bytes; a file is created if there is none. One without a byte is
     /// not shown until a client creates it
-    #[arg(long, value_name = "F", required_unless_present = "memory")]
+    #[arg(long, value_name = "F")]
     file: Option<PathBuf>,
     /// Serve so much memory instead of a file
-    #[arg(long, value_name = "SIZE", conflicts_with_all = ["file", "size", "no_sync"])]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = ["size", "no_sync"])]
     memory: Option<Bytes>,
     /// Length of the file if it is created here, or empty; of another one it is an error that its length differs
     #[arg(long)]
