@@ -8,8 +8,8 @@ use netswap_nfs::NfsBackend;
 use netswap_reserve::Time;
 use netswap_swap::machine::PatternDisk;
 use netswap_swap::{
-    BackendLimits, BackendState, Completion, Disk, MemDisk, Outstanding, Request, SubmitError,
-    SwapBackend,
+    BackendLimits, BackendState, Completion, Discard, DiscardLimits, Disk, MemDisk, Outstanding,
+    Request, SubmitError, SwapBackend,
 };
 
 /// A client of either store. Large, and there are two at most: no box.
@@ -101,6 +101,14 @@ impl SwapBackend for StoreClient {
 
     fn fences(&self) -> u64 {
         each!(self, c => c.fences())
+    }
+
+    fn discards(&self) -> Option<DiscardLimits> {
+        each!(self, c => c.discards())
+    }
+
+    fn discard(&mut self, now: Time, discard: Discard) -> Result<(), Discard> {
+        each!(self, c => c.discard(now, discard))
     }
 
     fn shutdown(&mut self, now: Time) {

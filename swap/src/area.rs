@@ -14,6 +14,7 @@ use netswap_reserve::{Span, Time};
 
 use crate::backend::{BackendState, Slot, SwapBackend};
 use crate::error::Place;
+use crate::gathered::Gathered;
 use crate::page::{AreaId, NONE};
 use crate::slots::SlotTable;
 
@@ -67,6 +68,9 @@ pub struct AreaOptions {
     /// The most slots that may be in quarantine, since a late copy of a write may still reach them;
     /// with more, the area takes no more pages. `None` is a quarter of the slots.
     pub quarantine_max: Option<u32>,
+    /// Tell the store of slots that became free, so that it can give back what they take; if the store takes it
+    /// ([`SwapBackend::discards`]). It is batched, and comes after everything else: see `pager/discard.rs`.
+    pub discard: bool,
 }
 
 impl AreaOptions {
@@ -79,6 +83,7 @@ impl AreaOptions {
             read_only: false,
             request_timeout: None,
             quarantine_max: None,
+            discard: false,
         }
     }
 }
@@ -125,6 +130,8 @@ pub struct AreaInfo {
     pub free: u32,
     /// Slots in quarantine.
     pub quarantined: u32,
+    /// Slots that hold no page, and wait to be discarded or for the end of that; then they are free.
+    pub discarding: u32,
 }
 
 /// A queue of I/Os, linked through the table of I/Os.
@@ -146,6 +153,8 @@ pub(crate) struct Area<B> {
     pub(crate) server: Arc<str>,
     pub(crate) options: AreaOptions,
     pub(crate) slots: SlotTable,
+    /// Slots that are to be discarded.
+    pub(crate) gathered: Gathered,
     /// Reads and writes that wait to be submitted, by [`crate::Op`].
     pub(crate) queues: [Queue; 2],
     /// I/Os of this area, queued ones included.
@@ -181,6 +190,7 @@ impl<B> Area<B> {
             server: server.into(),
             options,
             slots: SlotTable::default(),
+            gathered: Gathered::default(),
             queues: [Queue::EMPTY; 2],
             ios: 0,
             writes_submitted: 0,

@@ -12,6 +12,9 @@ use netswap_reserve::{Frame, Time};
 /// The most pages one request may carry (64 KiB).
 pub const BATCH_PAGES_MAX: usize = 16;
 
+/// The most runs of slots that one discard may name: a discard is a small, fixed value.
+pub const DISCARD_RUNS_MAX: usize = 16;
+
 /// The pages of one request, in slot order.
 pub type PageVec = ArrayVec<Frame, BATCH_PAGES_MAX>;
 
@@ -58,6 +61,47 @@ pub struct Request {
     /// carried out by the server, so the pager gives its slots to no other page. The pager sets it from
     /// [`AreaOptions::request_timeout`](crate::AreaOptions::request_timeout).
     pub deadline: Option<Time>,
+}
+
+/// Adjacent slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first.
+    pub first: Slot,
+    /// How many, at least one.
+    pub slots: u32,
+}
+
+/// The runs of one discard; no two have a slot in common.
+pub type RunVec = ArrayVec<Run, DISCARD_RUNS_MAX>;
+
+/// Slots of which nobody needs the content any more: the store may give back what they take.
+///
+/// For order, for late copies and for its end it is as a write of these slots is, without pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// Comes back in the completion, which has no pages.
+    pub id: RequestId,
+    /// The slots: at least one run, and no more of either than [`DiscardLimits`] says.
+    pub runs: RunVec,
+    /// As [`Request::deadline`].
+    pub deadline: Option<Time>,
+}
+
+impl Discard {
+    /// Slots of all runs together.
+    pub fn slots(&self) -> u32 {
+        self.runs.iter().map(|run| run.slots).sum()
+    }
+}
+
+/// Bounds on the discards that a backend takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiscardLimits {
+    /// Most runs of one, at most [`DISCARD_RUNS_MAX`].
+    pub runs: usize,
+    /// Most slots of one.
+    pub slots: u32,
 }
 
 /// What a successful request tells.
@@ -257,7 +301,7 @@ pub struct Outstanding {
     pub id: RequestId,
     /// Its first slot.
     pub first: Slot,
-    /// How many pages.
+    /// How many pages; of a discard, how many slots.
     pub pages: u32,
     /// Its name in the protocol, `WRITE` for one.
     pub verb: &'static str,
@@ -380,6 +424,25 @@ pub trait SwapBackend {
         0
     }
 
+    /// What it takes of [`SwapBackend::discard`]; `None` if it cannot, which is the default. It may become `None`
+    /// at any time: a store that refuses the first one is asked no more.
+    fn discards(&self) -> Option<DiscardLimits> {
+        None
+    }
+
+    /// Takes slots whose content nobody needs any more. It ends by exactly one completion, which has no pages; what
+    /// the slots hold then, nobody may rely on. It waits behind page-ins and page-outs, whose slots
+    /// are others: the pager gives the slots to no page before it has ended, nor after that, if a late copy of it
+    /// may still be carried out ([`Completion::is_loose`]).
+    ///
+    /// # Errors
+    /// Hands it back when it cannot be taken now, as one is outstanding, or at all. That is the default.
+    #[allow(clippy::result_large_err, reason = "it is moved either way, and never boxed")]
+    fn discard(&mut self, now: Time, discard: Discard) -> Result<(), Discard> {
+        let _ = now;
+        Err(discard)
+    }
+
     /// Ends everything outstanding with [`StoreError::Cancelled`] and lets go of the server. From now on
     /// nothing is taken, and the state is [`BackendState::Stopped`], at the latest when the server was let go.
     fn shutdown(&mut self, now: Time);
@@ -421,6 +484,14 @@ impl<B: SwapBackend + ?Sized> SwapBackend for Box<B> {
 
     fn fences(&self) -> u64 {
         (**self).fences()
+    }
+
+    fn discards(&self) -> Option<DiscardLimits> {
+        (**self).discards()
+    }
+
+    fn discard(&mut self, now: Time, discard: Discard) -> Result<(), Discard> {
+        (**self).discard(now, discard)
     }
 
     fn shutdown(&mut self, now: Time) {

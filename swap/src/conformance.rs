@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use netswap_reserve::{Gfp, PagePool, Span, Time};
 
 use crate::backend::{
-    BackendState, Completion, Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError,
-    SwapBackend,
+    BackendState, Completion, DISCARD_RUNS_MAX, Discard, Op, PageVec, Request, RequestId, Run,
+    Slot, StoreError, SubmitError, SwapBackend,
 };
 
 /// Rounds of the hook after which a backend that has not done what it should counts as stuck.
@@ -68,6 +68,8 @@ pub fn check<B: SwapBackend>(
     run("many at once, each ends once with its own pages", many_at_once);
     run("what only time can bring on is announced", announced);
     run("a deadline is kept, and announced", deadlines);
+    run("what is discarded may be written again, and nothing else is gone", discards);
+    run("discards have their bounds and their end", discards_end);
     run("shutdown ends what is outstanding", shutdown);
     assert!(pool.free_frames() >= free, "all pages came back");
 }
@@ -78,8 +80,8 @@ struct World<'a, B> {
     pool: &'a PagePool,
     drive: &'a mut dyn FnMut(&mut B, &mut Time),
     next_id: u32,
-    /// Op, first slot and pages of what is outstanding.
-    outstanding: BTreeMap<u32, (Op, u32, usize)>,
+    /// Pages that come back, first slot and slots of what is outstanding.
+    outstanding: BTreeMap<u32, (usize, u32, usize)>,
     name: String,
 }
 
@@ -132,7 +134,8 @@ impl<B: SwapBackend> World<'_, B> {
 
     #[allow(clippy::result_large_err, reason = "as in SwapBackend::submit")]
     fn submit(&mut self, request: Request) -> Result<(), Request> {
-        let (id, what) = (request.id.0, (request.op, request.first.0, request.pages.len()));
+        let pages = request.pages.len();
+        let (id, what) = (request.id.0, (pages, request.first.0, pages));
         match self.backend.submit(self.now, request) {
             Ok(()) => {
                 self.outstanding.insert(id, what);
@@ -146,10 +149,31 @@ impl<B: SwapBackend> World<'_, B> {
     fn poll(&mut self) -> Option<Completion> {
         let completion = self.backend.poll_completion(self.now)?;
         let what = self.outstanding.remove(&completion.id.0);
-        let (_, _, pages) =
+        let (pages, ..) =
             what.unwrap_or_else(|| panic!("{}: {:?} ends twice", self.name, completion.id));
         assert_eq!(completion.pages.len(), pages, "{}: the pages come back", self.name);
         Some(completion)
+    }
+
+    /// A discard of these runs; what was handed back, if it was not taken.
+    #[allow(clippy::result_large_err, reason = "as in SwapBackend::discard")]
+    fn discard(&mut self, runs: &[(u32, u32)], deadline: Option<Time>) -> Result<(), Discard> {
+        let id = self.next_id;
+        self.next_id += 1;
+        let runs = runs.iter().map(|(first, slots)| Run { first: Slot(*first), slots: *slots });
+        let discard = Discard { id: RequestId(id), runs: runs.collect(), deadline };
+        let what = (0, discard.runs[0].first.0, discard.slots() as usize);
+        let copy = discard.clone();
+        match self.backend.discard(self.now, discard) {
+            Ok(()) => {
+                self.outstanding.insert(id, what);
+                Ok(())
+            }
+            Err(back) => {
+                assert_eq!(back, copy, "{}: handed back whole", self.name);
+                Err(back)
+            }
+        }
     }
 
     fn next(&mut self) -> Completion {
@@ -377,6 +401,76 @@ fn deadlines<B: SwapBackend>(world: &mut World<'_, B>) {
     // Giving up harms nothing that comes after it.
     world.write(50, 1, 23);
     world.read_and_compare(50, 1, 23);
+}
+
+/// A discard is no promise: the slots may hold anything then, and the store may take no more of them after the first.
+fn discards<B: SwapBackend>(world: &mut World<'_, B>) {
+    let Some(limits) = world.backend.discards() else {
+        assert!(world.discard(&[(1, 1)], None).is_err(), "it says that it takes none");
+        return;
+    };
+    assert!((1..=DISCARD_RUNS_MAX).contains(&limits.runs) && limits.slots > 0, "{limits:?}");
+    for generation in 31..33 {
+        for slot in 8..28 {
+            world.write(slot, 1, generation);
+        }
+        let runs = [(10, 4.min(limits.slots)), (20, 2.min(limits.slots.saturating_sub(4)))];
+        let runs = if limits.runs > 1 && runs[1].1 > 0 { &runs[..] } else { &runs[..1] };
+        if world.discard(runs, None).is_ok() {
+            let completion = world.next();
+            assert!(completion.pages.is_empty(), "a discard has no pages");
+            let fine = completion.outcome.is_ok() || world.backend.discards().is_none();
+            assert!(fine, "{:?}, and it says that it takes them", completion.outcome);
+        }
+        for slot in (8..10).chain(14..20).chain(22..28) {
+            world.read_and_compare(slot, 1, generation);
+        }
+        for slot in (10..14).chain(20..22) {
+            let request = world.request(Op::Read, slot, 1, 0);
+            world.submit(request).expect("an idle backend takes a request");
+            world.next().outcome.expect("a slot that was discarded can be read");
+            world.write(slot, 1, generation + 10);
+            world.read_and_compare(slot, 1, generation + 10);
+        }
+    }
+}
+
+fn discards_end<B: SwapBackend>(world: &mut World<'_, B>) {
+    let slots = world.slots();
+    if world.backend.discards().is_some() {
+        assert!(world.discard(&[(slots, 1)], None).is_ok(), "an idle backend takes it");
+        let outcome = world.next().outcome;
+        let refused = matches!(outcome, Err(StoreError::OutOfRange { .. }));
+        assert!(refused || world.backend.discards().is_none(), "{outcome:?} beyond {slots}");
+    }
+    // Those that are taken end at their deadline, whatever the server does.
+    let deadline = world.now + PATIENCE;
+    let mut taken = 0;
+    while taken < 3 && world.discard(&[(30 + taken, 1)], Some(deadline)).is_ok() {
+        taken += 1;
+    }
+    world.check_listed();
+    while !world.outstanding.is_empty() {
+        if world.poll().is_some() {
+            continue;
+        }
+        let at = world.backend.poll_deadline();
+        assert!(
+            world.now < deadline && at.is_some_and(|at| at <= deadline),
+            "{at:?}, {deadline:?}"
+        );
+        world.wait(at.unwrap_or(deadline));
+    }
+    world.write(50, 1, 24);
+    world.read_and_compare(50, 1, 24);
+    // One that is outstanding at shutdown ends as the others do.
+    let _ = world.discard(&[(30, 1)], None);
+    world.backend.shutdown(world.now);
+    while !world.outstanding.is_empty() {
+        let outcome = world.next().outcome;
+        assert!(!matches!(outcome, Err(StoreError::TimedOut)), "{outcome:?} at shutdown");
+    }
+    assert!(world.discard(&[(30, 1)], None).is_err(), "nothing is taken after shutdown");
 }
 
 fn shutdown<B: SwapBackend>(world: &mut World<'_, B>) {

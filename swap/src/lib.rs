@@ -24,6 +24,7 @@ pub mod disk;
 pub mod error;
 pub mod fence;
 mod frames;
+mod gathered;
 mod io_table;
 pub mod lackey;
 pub mod machine;
@@ -39,8 +40,9 @@ pub mod stats;
 pub use area::{AREAS_MAX, AreaInfo, AreaOptions, AreaState, FailurePolicy};
 
 pub use backend::{
-    BackendLimits, BackendState, Completion, Gone, Op, Outstanding, PageVec, Phase, Request,
-    RequestId, Slot, StoreError, Stored, SubmitError, SwapBackend,
+    BackendLimits, BackendState, Completion, DISCARD_RUNS_MAX, Discard, DiscardLimits, Gone, Op,
+    Outstanding, PageVec, Phase, Request, RequestId, Run, RunVec, Slot, StoreError, Stored,
+    SubmitError, SwapBackend,
 };
 pub use disk::{Disk, MemDisk};
 pub use error::{AreaError, MapError, PageError, Place, SwapoffError};

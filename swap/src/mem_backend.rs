@@ -2,15 +2,16 @@
 //!
 //! Fault model: a request may fail with any [`StoreError`]; a read may bring damaged pages or too
 //! few bytes; a write may be reported as replayed, or be lost although it was reported as done. All
-//! is drawn from a seed. A request is never lost, and never ends twice.
+//! is drawn from a seed. A request is never lost, and never ends twice. A discard may be carried out long after it was
+//! given up, which destroys what was written since.
 
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::backend::{
-    BATCH_PAGES_MAX, BackendLimits, BackendState, Completion, Op, Outstanding, Phase, Request,
-    StoreError, Stored, SubmitError, SwapBackend,
+    BATCH_PAGES_MAX, BackendLimits, BackendState, Completion, Discard, DiscardLimits, Op,
+    Outstanding, PageVec, Phase, Request, RunVec, StoreError, Stored, SubmitError, SwapBackend,
 };
 use crate::signature::Header;
 
@@ -29,6 +30,19 @@ pub struct MemFaults {
     pub timed_out: u16,
     /// The write is reported as done, and is not.
     pub lost_write: u16,
+    /// The discard is reported as [`StoreError::TimedOut`], and carried out 64 requests later.
+    pub late_discard: u16,
+}
+
+/// After so many requests a late discard is carried out: long enough for its slots to have other pages.
+const LATE_BY: u64 = 64;
+
+/// A discard that is outstanding: when it is due, and how it has ended if by itself.
+#[derive(Debug)]
+struct Discarding {
+    due: Time,
+    discard: Discard,
+    error: Option<StoreError>,
 }
 
 /// A backend in memory.
@@ -54,6 +68,12 @@ pub struct MemBackend {
     held: bool,
     outstanding: Vec<(Time, Request, Option<StoreError>)>,
     requests: u64,
+    discards: Option<DiscardLimits>,
+    refuses_discards: bool,
+    discarding: Option<Discarding>,
+    /// Discards that are late: carried out when so many requests were taken.
+    late: Vec<(u64, RunVec)>,
+    late_discards: u64,
 }
 
 impl MemBackend {
@@ -73,6 +93,11 @@ impl MemBackend {
             held: false,
             outstanding: Vec::with_capacity(in_flight),
             requests: 0,
+            discards: None,
+            refuses_discards: false,
+            discarding: None,
+            late: Vec::new(),
+            late_discards: 0,
         }
     }
 
@@ -103,6 +128,23 @@ impl MemBackend {
         self.outstanding.reserve(limits.in_flight);
         self.limits = limits;
         self
+    }
+
+    /// Takes discards of at most so much: their slots are zeros then.
+    pub fn with_discards(mut self, limits: DiscardLimits) -> MemBackend {
+        self.discards = Some(limits);
+        self
+    }
+
+    /// Seems to take discards, and refuses the first: from then on it takes none.
+    pub fn refusing_discards(mut self, limits: DiscardLimits) -> MemBackend {
+        (self.discards, self.refuses_discards) = (Some(limits), true);
+        self
+    }
+
+    /// Discards that were carried out late so far.
+    pub fn late_discards(&self) -> u64 {
+        self.late_discards
     }
 
     /// Is in this state: starting, failed.
@@ -148,6 +190,65 @@ impl MemBackend {
     pub fn fail(&mut self, error: StoreError) {
         self.state = BackendState::Failed(error);
         self.outstanding.iter_mut().for_each(|(.., ended)| *ended = Some(error));
+        self.discarding.iter_mut().for_each(|discarding| discarding.error = Some(error));
+    }
+
+    fn due(&mut self, now: Time) -> Time {
+        let (least, most) = self.latency;
+        let range = (most - least).as_nanos() + 1;
+        now + least + Span::from_nanos(self.rng.next_u64() % range)
+    }
+
+    fn zero(&mut self, runs: &RunVec) {
+        for run in runs {
+            let first = run.first.0 as usize * PAGE_SIZE;
+            self.bytes[first..][..run.slots as usize * PAGE_SIZE].fill(0);
+        }
+    }
+
+    /// What was given up as discards long ago is carried out now.
+    fn carry_out_late(&mut self) {
+        while let Some(at) = self.late.iter().position(|(at, _)| *at <= self.requests) {
+            let (_, runs) = self.late.swap_remove(at);
+            self.zero(&runs);
+            self.late_discards += 1;
+        }
+    }
+
+    fn carry_out_discard(&mut self, discard: &Discard) -> Result<Stored, StoreError> {
+        let end = |run: &crate::backend::Run| u64::from(run.first.0) + u64::from(run.slots);
+        if let Some(run) = discard.runs.iter().find(|run| end(run) > u64::from(self.slots)) {
+            return Err(StoreError::OutOfRange { slot: run.first.0.max(self.slots) });
+        }
+        if self.refuses_discards {
+            self.discards = None;
+            return Err(StoreError::Refused { code: 0x05_2000 });
+        }
+        if self.draw(self.faults.io_error) {
+            return Err(StoreError::Io);
+        }
+        if self.draw(self.faults.late_discard) {
+            self.late.push((self.requests + LATE_BY, discard.runs.clone()));
+            return Err(StoreError::TimedOut);
+        }
+        self.zero(&discard.runs);
+        Ok(Stored { replayed: self.draw(self.faults.replayed) })
+    }
+
+    fn poll_discard(&mut self, now: Time) -> Option<Completion> {
+        let held = self.held;
+        let ended = |d: &mut Discarding| {
+            d.error.is_some()
+                || d.discard.deadline.is_some_and(|at| at <= now)
+                || (!held && d.due <= now)
+        };
+        let Discarding { due, discard, error } = self.discarding.take_if(ended)?;
+        let outcome = match error {
+            Some(error) => Err(error),
+            None if held || due > now => Err(StoreError::TimedOut),
+            None => self.carry_out_discard(&discard),
+        };
+        Some(Completion { id: discard.id, pages: PageVec::new(), outcome, is_loose: false })
     }
 
     fn draw(&mut self, of_65536: u16) -> bool {
@@ -212,15 +313,17 @@ impl SwapBackend for MemBackend {
         if self.outstanding.len() >= self.limits.in_flight {
             return Err(SubmitError::Full(request));
         }
-        let (least, most) = self.latency;
-        let range = (most - least).as_nanos() + 1;
-        let due = now + least + Span::from_nanos(self.rng.next_u64() % range);
+        let due = self.due(now);
         self.requests += 1;
         self.outstanding.push((due, request, None));
         Ok(())
     }
 
     fn poll_completion(&mut self, now: Time) -> Option<Completion> {
+        self.carry_out_late();
+        if let Some(completion) = self.poll_discard(now) {
+            return Some(completion);
+        }
         let held = self.held;
         let ended = |(due, request, error): &(Time, Request, Option<StoreError>)| {
             error.is_some()
@@ -243,13 +346,35 @@ impl SwapBackend for MemBackend {
             None if self.held => request.deadline,
             None => Some(request.deadline.map_or(*due, |at| at.min(*due))),
         };
-        self.outstanding.iter().filter_map(due).min()
+        let discard = self.discarding.as_ref().and_then(|d| match d.error {
+            Some(_) => Some(Time::ZERO),
+            None if self.held => d.discard.deadline,
+            None => Some(d.discard.deadline.map_or(d.due, |at| at.min(d.due))),
+        });
+        self.outstanding.iter().filter_map(due).chain(discard).min()
+    }
+
+    fn discards(&self) -> Option<DiscardLimits> {
+        self.discards
+    }
+
+    fn discard(&mut self, now: Time, discard: Discard) -> Result<(), Discard> {
+        let is_ready = matches!(self.state, BackendState::Ready { .. });
+        if !is_ready || self.discards.is_none() || self.discarding.is_some() {
+            return Err(discard);
+        }
+        let due = self.due(now);
+        self.discarding = Some(Discarding { due, discard, error: None });
+        Ok(())
     }
 
     fn shutdown(&mut self, _now: Time) {
         self.state = BackendState::Stopped;
         for (.., error) in &mut self.outstanding {
             *error = Some(StoreError::Cancelled);
+        }
+        if let Some(discarding) = &mut self.discarding {
+            discarding.error = Some(StoreError::Cancelled);
         }
     }
 
@@ -262,6 +387,17 @@ impl SwapBackend for MemBackend {
                 verb: if request.op == Op::Read { "READ" } else { "WRITE" },
                 tag_name: "request",
                 tag: request.id.0,
+                phase: Phase::Sent,
+            });
+        }
+        if let Some(Discarding { discard, .. }) = &self.discarding {
+            visit(Outstanding {
+                id: discard.id,
+                first: discard.runs[0].first,
+                pages: discard.slots(),
+                verb: "DISCARD",
+                tag_name: "request",
+                tag: discard.id.0,
                 phase: Phase::Sent,
             });
         }

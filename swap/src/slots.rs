@@ -6,7 +6,8 @@
 //! from it. Only when no cluster is wholly free are pages put wherever there is room.
 //!
 //! Invariants: a slot is `taken` unless it is free; a cluster has an owner exactly while one of its
-//! slots is in use; a slot that may still be written by a late copy of a request never becomes free.
+//! slots is in use; a slot that may still be written by a late copy of a request never becomes free; one that is
+//! held for a discard is not free before that has ended.
 //!
 //! Cost a slot: 8 bytes checksum, 4 generation, 1 state, and 16 bytes a cluster.
 
@@ -34,6 +35,8 @@ const SUSPECT: u8 = 1 << 5;
 const DAMAGED: u8 = 1 << 6;
 /// To be read in a request of its own.
 const SINGLE: u8 = 1 << 7;
+/// Holds no page, and is to be discarded before it is free: the flag means nothing else of a slot without a page.
+const HELD: u8 = QUARANTINED | SINGLE;
 
 #[derive(Clone, Debug)]
 struct Cluster {
@@ -55,6 +58,7 @@ pub(crate) struct SlotTable {
     free: u32,
     used: u32,
     quarantined: u32,
+    held: u32,
     /// Clusters that no range has and in which something is free.
     idle: u32,
     cursor: u32,
@@ -90,6 +94,7 @@ impl SlotTable {
             free: slots,
             used: 0,
             quarantined: 0,
+            held: 0,
             idle: slots.div_ceil(CLUSTER),
             cursor: 0,
         }
@@ -109,6 +114,36 @@ impl SlotTable {
 
     pub(crate) fn quarantined(&self) -> u32 {
         self.quarantined
+    }
+
+    /// Slots that wait to be discarded, or for the end of it.
+    pub(crate) fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// Keeps a free slot from being given out, until it was discarded.
+    pub(crate) fn hold(&mut self, slot: Slot) {
+        let at = slot.0 as usize;
+        assert_eq!(self.state[at], FREE, "slot {at} is free before it is held");
+        self.state[at] = HELD;
+        self.free -= 1;
+        self.held += 1;
+        self.change(slot.0, |cluster, bit| cluster.taken |= bit);
+    }
+
+    /// A held slot is free again; or goes to quarantine, if a late copy of its discard may still be carried out.
+    pub(crate) fn let_go(&mut self, slot: Slot, quarantine: bool) {
+        let at = slot.0 as usize;
+        assert_eq!(self.state[at], HELD, "slot {at} is let go once");
+        self.held -= 1;
+        if quarantine {
+            self.state[at] = QUARANTINED;
+            self.quarantined += 1;
+        } else {
+            self.state[at] = FREE;
+            self.free += 1;
+            self.change(slot.0, |cluster, bit| cluster.taken &= !bit);
+        }
     }
 
     /// Takes a free slot out of use for good: the header, or a bad page.
@@ -321,6 +356,26 @@ mod tests {
         slots.release_quarantine();
         assert_eq!((slots.free(), slots.quarantined()), (199, 0));
         assert_eq!(slots.idle, 4);
+    }
+
+    #[test]
+    fn a_slot_that_is_held_is_given_out_when_it_is_let_go() {
+        let mut slots = SlotTable::new(70);
+        let given: Vec<Slot> = (0..).map_while(|i| slots.alloc(i, i % 64, None, None)).collect();
+        for slot in &given[..3] {
+            slots.set_single(*slot);
+            slots.release(*slot);
+            slots.hold(*slot);
+        }
+        assert_eq!((slots.free(), slots.used(), slots.held()), (0, 67, 3));
+        slots.release_quarantine();
+        assert_eq!((slots.held(), slots.alloc(0, 0, None, None)), (3, None));
+        slots.let_go(given[0], false);
+        slots.let_go(given[1], true);
+        assert_eq!((slots.free(), slots.quarantined(), slots.held()), (1, 1, 1));
+        assert_eq!(slots.alloc(0, 0, None, None), Some(given[0]));
+        slots.release_quarantine();
+        assert_eq!((slots.free(), slots.quarantined(), slots.held()), (1, 0, 1));
     }
 
     #[test]

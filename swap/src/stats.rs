@@ -64,6 +64,12 @@ pub struct PagerStats {
     pub direct_reclaims: u64,
     /// Faults ended with out-of-swap.
     pub out_of_swap: u64,
+    /// Discards that were carried out.
+    pub discards: u64,
+    /// Slots in them.
+    pub discarded_slots: u64,
+    /// Discards that failed, or were refused. Nothing depends on them.
+    pub discards_failed: u64,
     /// Batches that were taken back before they were submitted, because a page was touched.
     pub writes_taken_back: u64,
 }

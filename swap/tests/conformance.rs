@@ -28,6 +28,21 @@ fn the_backend_in_memory_conforms_in_every_shape() {
     }
 }
 
+#[test]
+fn discards_conform_with_and_without_bounds_and_when_they_are_refused() {
+    for (runs, slots, refuses) in [(16, 300, false), (1, 1, false), (3, 5, false), (16, 300, true)]
+    {
+        let limits = DiscardLimits { runs, slots };
+        let make = || {
+            let backend = MemBackend::new(70)
+                .with_latency(Span::from_millis(1), Span::from_millis(9))
+                .with_discards(limits);
+            if refuses { backend.refusing_discards(limits) } else { backend }
+        };
+        conformance::check(&pool(), make, drive);
+    }
+}
+
 /// What a wrapper does wrong.
 #[derive(Clone, Copy, Debug)]
 enum Wrong {

@@ -65,6 +65,7 @@ impl<B: SwapBackend> Pager<B> {
             used: area.slots.used(),
             free: area.slots.free(),
             quarantined: area.slots.quarantined(),
+            discarding: area.slots.held(),
         })
     }
 
@@ -219,6 +220,7 @@ impl<B: SwapBackend> Pager<B> {
         if self.area(id).slots.owns(slot.0 / CLUSTER, region) {
             self.hints[region as usize] = Hint { cluster: slot.0 / CLUSTER, area: id };
         }
+        self.keep_plenty(id);
         Some((id, slot))
     }
 }

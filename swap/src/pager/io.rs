@@ -224,6 +224,9 @@ impl<B: SwapBackend> Pager<B> {
     }
 
     fn complete(&mut self, now: Time, mmu: &mut impl Mmu, area: AreaId, completion: Completion) {
+        if self.complete_discard(area, &completion) {
+            return;
+        }
         let Completion { id, pages, outcome, is_loose } = completion;
         let Some(io) = self.ios.find(id).filter(|io| self.ios.get(*io).area == area) else {
             self.stats.stale_completions += 1;
@@ -497,7 +500,7 @@ impl<B: SwapBackend> Pager<B> {
 
     fn take_back(&mut self, now: Time, mmu: &mut impl Mmu, io: u16, pages: PageVec) {
         let waiters = self.take_waiters(io);
-        let area = self.ios.get(io).area;
+        let (area, attempts) = (self.ios.get(io).area, self.ios.get(io).attempts);
         for (at, frame) in pages.into_iter().enumerate() {
             let entry = self.ios.get(io);
             let (page, slot): (u32, Slot) = (entry.pages[at], entry.slot(at));
@@ -505,7 +508,11 @@ impl<B: SwapBackend> Pager<B> {
                 let frame = self.frames.put(frame, PageId(page), None);
                 self.ptes[page as usize] = Pte::Resident { frame };
             }
-            self.release_slot(area, slot);
+            if attempts > 0 {
+                self.release_slot(area, slot);
+            } else {
+                self.release_unwritten(area, slot);
+            }
         }
         self.finish_io(io);
         self.retry_waiters(now, mmu, waiters);

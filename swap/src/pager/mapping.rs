@@ -121,22 +121,37 @@ impl<B: SwapBackend> Pager<B> {
         self.fail_unmapped_waiters();
     }
 
-    /// Gives a slot back to its area; a slot of a file is not the pager's to give.
+    /// Gives a slot back to its area, to be discarded if that is wanted; a slot of a file is not the pager's to give.
     pub(super) fn release_slot(&mut self, id: AreaId, slot: Slot) {
+        if self.release_unwritten(id, slot) {
+            self.gather(id, slot);
+        }
+    }
+
+    /// As [`Pager::release_slot`], of a slot that nothing was written to since it was taken. Whether it is free.
+    pub(super) fn release_unwritten(&mut self, id: AreaId, slot: Slot) -> bool {
         let area = self.area_mut(id);
         if area.options.read_only {
-            return;
+            return false;
         }
         let quarantined = area.slots.release(slot);
+        if quarantined {
+            self.note_quarantined(id, 1);
+        }
+        self.reclaim_may_work();
+        !quarantined
+    }
+
+    /// So many slots of the area went to quarantine: says so once, if they are too many now.
+    pub(super) fn note_quarantined(&mut self, id: AreaId, slots: u32) {
+        self.stats.quarantined_slots += u64::from(slots);
+        let area = self.area_mut(id);
         let in_quarantine = area.slots.quarantined();
-        let told = area.quarantine_told;
-        if quarantined && !told && in_quarantine > area.quarantine_max() {
+        if !area.quarantine_told && in_quarantine > area.quarantine_max() {
             area.quarantine_told = true;
             self.events
                 .push_back(super::PagerEvent::QuarantineFull { area: id, slots: in_quarantine });
         }
-        self.stats.quarantined_slots += u64::from(quarantined);
-        self.reclaim_may_work();
     }
 
     /// Gives up the copy that a resident page has in a slot.

@@ -6,15 +6,18 @@
 //! reserve: they are what reclaim makes free.
 //!
 //! One subject a file: [`fault`](self) handling in `fault.rs`, requests in `io.rs`, freeing of frames
-//! in `reclaim.rs`, areas in `areas.rs`, `swapoff` in `swapoff.rs`, mappings in `mapping.rs`.
+//! in `reclaim.rs`, areas in `areas.rs`, `swapoff` in `swapoff.rs`, mappings in `mapping.rs`, discards in
+//! `discard.rs`.
 //!
 //! Invariants:
 //! - a page has one entry, a frame one page, an I/O owns the frames of its pages;
 //! - a slot is in use exactly while an entry, a frame's copy or an I/O names it;
+//! - a slot that is in a discard, or waits for one, is neither in use nor free;
 //! - a page that is mapped writable has no slot; a page with a slot is clean;
 //! - a task that waits is in exactly one list: for a frame, or of one I/O.
 
 mod areas;
+mod discard;
 mod fault;
 mod io;
 mod mapping;
@@ -252,6 +255,7 @@ impl<B: SwapBackend> Pager<B> {
             moved |= self.background_reclaim(now, mmu);
             moved |= self.poll_swapoff(now, mmu);
             moved |= self.submit_all(now);
+            moved |= self.poll_discards(now);
             moved |= self.poll_out_of_swap(now);
             if !moved && self.events.is_empty() {
                 return None;
@@ -267,7 +271,8 @@ impl<B: SwapBackend> Pager<B> {
         let waiting = self.frame_waiters.head != crate::page::NONE;
         let scan = (waiting && self.next_scan > Time::ZERO).then_some(self.next_scan);
         let checks = self.check_deadline();
-        backends.chain(retries).chain(stuck).chain(scan).chain(checks).min()
+        let discards = self.discard_deadline();
+        backends.chain(retries).chain(stuck).chain(scan).chain(checks).chain(discards).min()
     }
 
     /// The content of a resident page; `None` if it is not resident. The pager believes that a page
@@ -296,7 +301,7 @@ impl<B: SwapBackend> Pager<B> {
 
     /// Whether no request is queued or with a store.
     pub fn is_idle(&self) -> bool {
-        self.ios.in_use == 0
+        self.ios.in_use == 0 && !self.is_discarding()
     }
 
     /// Pages in memory (those in requests not counted).
@@ -308,6 +313,7 @@ impl<B: SwapBackend> Pager<B> {
     /// `None` afterwards for the frames that stores still have.
     pub fn shutdown(&mut self, now: Time, mmu: &mut impl Mmu) {
         self.shut_down = true;
+        self.give_back_gathered();
         for area in &mut self.areas {
             if matches!(area.state, AreaState::Starting | AreaState::Checking) {
                 area.state = AreaState::Off;

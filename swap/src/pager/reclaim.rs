@@ -257,7 +257,7 @@ impl<B: SwapBackend> Pager<B> {
                 open = None;
             }
             let Some(io) = open.or_else(|| self.ios.alloc(Op::Write, area, slot)) else {
-                self.release_slot(area, slot);
+                self.release_unwritten(area, slot);
                 self.frames.push_head(frame, false);
                 continue;
             };
@@ -301,7 +301,9 @@ impl<B: SwapBackend> Pager<B> {
     /// [`crate::PagerConfig::oom_after`]. Then the fault that waits longest fails; and again after
     /// as long, if that did not help.
     pub(super) fn poll_out_of_swap(&mut self, now: Time) -> bool {
-        if !self.starved || self.frame_waiters.head == NONE || self.ios.writes > 0 {
+        // A discard that ends makes slots free, as a write that ends makes frames free.
+        let moves = self.ios.writes > 0 || self.is_discarding();
+        if !self.starved || self.frame_waiters.head == NONE || moves {
             self.stuck_since = None;
             return false;
         }

@@ -18,6 +18,7 @@ impl<B: SwapBackend> Pager<B> {
     /// Takes an area out (`swapoff`). Ends by [`PagerEvent::AreaOff`], or by
     /// [`PagerEvent::SwapoffRefused`], after which the area is as it was.
     pub fn swapoff(&mut self, now: Time, area: AreaId) {
+        self.give_back_gathered();
         let refused = match self.areas.get(usize::from(area.0)).map(|a| a.state) {
             Some(AreaState::On | AreaState::Failed) => self.must_stay(now, area),
             Some(AreaState::Starting | AreaState::Checking) => {
@@ -132,7 +133,8 @@ impl<B: SwapBackend> Pager<B> {
     /// No frame for the next page. If reclaim finds none either, there is no room.
     fn leave_for_want_of_memory(&mut self, now: Time, mmu: &mut impl Mmu, id: AreaId) -> bool {
         self.direct_reclaim(now, mmu);
-        if !self.starved || self.ios.writes > 0 || self.area(id).ios > 0 {
+        let moves = self.ios.writes > 0 || self.area(id).ios > 0 || self.is_discarding();
+        if !self.starved || moves {
             return false;
         }
         let (pages, room) = (self.area(id).slots.used(), self.room_elsewhere(now, id));
