@@ -36,7 +36,7 @@ pub use credentials::CredentialsError;
 pub use discovery::{DiscoveryConfig, DiscoveryError, DiscoveryEvent, IscsiDiscovery, ListedUnit};
 pub use initiator::{
     AsyncEvent, Digest, InitiatorConfig, InitiatorStats, IscsiBackend, RejectReason, UnknownPolicy,
-    WritePolicy,
+    UnmapLimits, WritePolicy,
 };
 pub use login::{AuthError, LoginError};
 pub use target::{

@@ -10,6 +10,7 @@
 //! | `password_file=PATH`, `target_password_file=PATH` | where the secrets are; not in libiscsi |
 //! | `write=fua` or `sync` | the write policy; not in libiscsi |
 //! | `portals=ADDR[:port],...` | other portals of the same unit, by address, for when this one is lost; not in libiscsi |
+//! | `discard=on` or `off` | whether slots that became free are given back by UNMAP, if the unit takes it: off by default; not in libiscsi |
 //!
 //! As in libiscsi, what is behind the first `?` are the parameters, what is before the first `@` is
 //! the user, and the first `%` or else `:` in it begins the password. A character of a target's or an
@@ -41,7 +42,7 @@ pub const LUN_MAX: u16 = (1 << 14) - 1;
 
 /// The parameters there are.
 const PARAMETERS: &str = "target_user, target_password, header_digest, data_digest, initiator, \
-                          password_file, target_password_file, write, portals";
+                          password_file, target_password_file, write, portals, discard";
 /// Stands for what may be a secret.
 const HIDDEN: &str = "(hidden)";
 
@@ -109,6 +110,8 @@ pub struct IscsiUrl {
     pub write: WritePolicy,
     /// Other portals that lead to the same unit.
     pub portals: Vec<SocketAddr>,
+    /// Whether slots that became free are given back by UNMAP.
+    pub discard: bool,
 }
 
 /// A URL of what can be listed: `iscsi://host[:port]`, whose targets are, or
@@ -240,13 +243,19 @@ pub enum UrlError {
         /// What stands there.
         value: String,
     },
+    /// Whether to discard is neither.
+    #[error("discard={value}: known: on, off")]
+    Discard {
+        /// What stands there.
+        value: String,
+    },
     /// The write policy is not known.
     #[error(transparent)]
     Policy(#[from] UnknownPolicy),
 }
 
 /// The parameters by name. The place in it is the bit that says whether one was seen.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "target_user",
     "target_password",
     "header_digest",
@@ -256,6 +265,7 @@ const NAMES: [&str; 9] = [
     "target_password_file",
     "write",
     "portals",
+    "discard",
 ];
 
 fn secret(what: &'static str, value: &str) -> Result<SecretSource, UrlError> {
@@ -306,6 +316,7 @@ struct Parts<'a> {
 struct Rest {
     write: Option<WritePolicy>,
     portals: Vec<SocketAddr>,
+    discard: Option<bool>,
 }
 
 fn parse(url: &str) -> Result<Parts<'_>, UrlError> {
@@ -392,6 +403,13 @@ fn parameters(portal: &mut PortalUrl, query: &str) -> Result<Rest, UrlError> {
                 portal.target_password = file("target_password", &portal.target_password, value)?;
             }
             "portals" => rest.portals = portals(value)?,
+            "discard" => {
+                rest.discard = Some(match value {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err(UrlError::Discard { value: value.into() }),
+                });
+            }
             _ => rest.write = Some(value.parse()?),
         }
     }
@@ -426,9 +444,10 @@ impl FromStr for IscsiUrl {
         let is_number = lun.bytes().all(|byte| byte.is_ascii_digit());
         let number = lun.parse().ok().filter(|lun| *lun <= LUN_MAX && is_number);
         let lun = number.ok_or_else(|| UrlError::Lun { value: lun.into() })?;
-        let Rest { write, portals } = rest;
+        let Rest { write, portals, discard } = rest;
         let (target, write) = (name(target)?, write.unwrap_or_default());
-        Ok(IscsiUrl { portal, target, lun, write, portals })
+        let discard = discard.unwrap_or_default();
+        Ok(IscsiUrl { portal, target, lun, write, portals, discard })
     }
 }
 
@@ -437,7 +456,11 @@ impl FromStr for IscsiListUrl {
 
     fn from_str(url: &str) -> Result<IscsiListUrl, UrlError> {
         let Parts { portal, path, rest } = parse(url)?;
-        let of_unit = [("write", rest.write.is_some()), ("portals", !rest.portals.is_empty())];
+        let of_unit = [
+            ("write", rest.write.is_some()),
+            ("portals", !rest.portals.is_empty()),
+            ("discard", rest.discard.is_some()),
+        ];
         if let Some((name, _)) = of_unit.iter().find(|(_, is_there)| *is_there) {
             return Err(UrlError::UnknownParameter { name: (*name).into() });
         }
@@ -515,6 +538,9 @@ impl IscsiUrl {
         config.portals.clone_from(&self.portals);
         // Only a unit that says who it is is the same behind another portal.
         config.examine |= !self.portals.is_empty();
+        // And only one that says so takes UNMAP.
+        config.discard = self.discard;
+        config.examine |= self.discard;
         config
     }
 }

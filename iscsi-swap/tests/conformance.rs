@@ -7,19 +7,29 @@ mod common;
 use std::cell::RefCell;
 use std::mem::swap;
 
-use common::{Pump, initiator_config, target_config};
-use netswap_iscsi::{Digest, IscsiBackend, TargetFaults, WritePolicy};
+use common::{Pump, THIN, initiator_config, target_config};
+use netswap_iscsi::{Digest, InitiatorConfig, IscsiBackend, TargetFaults, WritePolicy};
 use netswap_reserve::{PagePool, PoolConfig, Span};
 use netswap_swap::conformance;
 
 fn conform(policy: WritePolicy, digest: Digest, faults: TargetFaults) {
-    let mut initiator = initiator_config();
+    conform_as(initiator_config(), policy, digest, faults);
+}
+
+fn conform_as(
+    mut initiator: InitiatorConfig,
+    policy: WritePolicy,
+    digest: Digest,
+    faults: TargetFaults,
+) {
     initiator.write_policy = policy;
     (initiator.header_digest, initiator.data_digest) = (digest, digest);
     let mut target = target_config();
     (target.keys.header_digest, target.keys.data_digest) = (digest, digest);
     target.faults = faults;
-    let world = RefCell::new(Pump::new(3, initiator.clone(), target));
+    let mut pump = Pump::new(3, initiator.clone(), target);
+    pump.add_thin();
+    let world = RefCell::new(pump);
     let pool = PagePool::new(PoolConfig::new(256));
     let make = || {
         let mut pump = world.borrow_mut();
@@ -65,6 +75,22 @@ fn with_digests_that_are_wrong_at_times() {
         ..TargetFaults::default()
     };
     conform(WritePolicy::SyncCache, Digest::Crc32c, faults);
+}
+
+#[test]
+fn with_discards() {
+    for (digest, faulty) in [(Digest::None, 0), (Digest::Crc32c, 0), (Digest::None, 50_000)] {
+        let config = InitiatorConfig { lun: THIN, ..initiator_config().with_all() };
+        let config = InitiatorConfig { discard: true, ..config };
+        let faults = TargetFaults {
+            late_ppm: faulty,
+            late_by: Span::from_millis(300),
+            busy_ppm: faulty,
+            check_condition_ppm: faulty,
+            ..TargetFaults::default()
+        };
+        conform_as(config, WritePolicy::Fua, digest, faults);
+    }
 }
 
 #[test]

@@ -10,11 +10,13 @@ mod counting;
 use counting::armed;
 use netswap_iscsi::{
     ChapConfig, Credentials, Digest, InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig,
-    TargetFaults, WritePolicy,
+    TargetFaults, UnitOptions, WritePolicy,
 };
 use netswap_net::{Action, Disconnect, SendVec, Session};
 use netswap_reserve::{Gfp, PagePool, PoolConfig, Span, Time};
-use netswap_swap::{BackendState, MemDisk, Op, PageVec, Request, RequestId, Slot, SwapBackend};
+use netswap_swap::{
+    BackendState, Discard, MemDisk, Op, PageVec, Request, RequestId, Run, RunVec, Slot, SwapBackend,
+};
 
 /// A byte stream of fixed size.
 struct Wire {
@@ -93,6 +95,7 @@ impl World {
         initiator.garbage_limit = 100;
         if policy == WritePolicy::SyncCache {
             initiator = initiator.with_all();
+            initiator.discard = true;
         }
         if secure {
             initiator.chap = Some(ChapConfig {
@@ -104,7 +107,8 @@ impl World {
             (target.keys.header_digest, target.keys.data_digest) = (Digest::Prefer, Digest::Prefer);
         }
         let mut target = IscsiTarget::new(target, pool.clone()).unwrap();
-        target.add_lun(0, MemDisk::new(1 << 20), 512, false).unwrap();
+        let options = UnitOptions { thin: true, ..UnitOptions::default() };
+        target.add_unit(0, MemDisk::new(1 << 20), options).unwrap();
         World {
             backend: IscsiBackend::new(initiator),
             target,
@@ -172,6 +176,14 @@ impl World {
             let request = Request { id: RequestId(id), op, first, pages, deadline: None };
             assert!(self.backend.submit(self.now, request).is_ok());
         }
+        let mut due = 8;
+        if self.backend.discards().is_some() {
+            let run = |first| Run { first: Slot(first), slots: 3 };
+            let (id, runs) = (RequestId(8), RunVec::from_iter([run(200), run(208), run(5)]));
+            let discard = Discard { id, runs, deadline: None };
+            assert!(self.backend.discard(self.now, discard).is_ok());
+            due += 1;
+        }
         for _ in 0..round % 7 {
             self.step();
         }
@@ -182,7 +194,7 @@ impl World {
                 assert!(completion.outcome.is_ok(), "{:?}", completion.outcome);
                 done += 1;
             }
-            if done == 8 {
+            if done == due {
                 return;
             }
             self.step();

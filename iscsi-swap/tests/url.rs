@@ -121,6 +121,8 @@ fn what_is_no_url_says_what_to_write() {
         ("iscsi://s/iqn.a/0?write=fua&write=fua", "given twice"),
         ("iscsi://s/iqn.a/0?portals=10.0.0.3,other", "portals=other: write addresses"),
         ("iscsi://s/iqn.a/0?portals=", "portals=10.0.0.3"),
+        ("iscsi://s/iqn.a/0?discard=yes", "discard=yes: known: on, off"),
+        ("iscsi://s/iqn.a/0?discard", "discard=: known: on, off"),
         (
             "iscsi://s/iqn.a/0?iser=1",
             "known: target_user, target_password, header_digest, data_digest, initiator",
@@ -135,9 +137,22 @@ fn what_is_no_url_says_what_to_write() {
         ("iscsi://s/iqn.a/0", "write iscsi://host or iscsi://host/target"),
         ("iscsi://s?write=fua", "unknown parameter \"write\""),
         ("iscsi://s?portals=10.0.0.3", "unknown parameter \"portals\""),
+        ("iscsi://s?discard=on", "unknown parameter \"discard\""),
     ] {
         let error = url.parse::<IscsiListUrl>().unwrap_err().to_string();
         assert!(error.contains(hint), "{url}: {error}");
+    }
+}
+
+#[test]
+fn discards_are_off_unless_they_are_asked_for() {
+    for (url, is_on) in [
+        ("iscsi://s/iqn.a/0", false),
+        ("iscsi://s/iqn.a/0?discard=off", false),
+        ("iscsi://s/iqn.a/0?discard=on", true),
+    ] {
+        let config = parse(url).config([10, 0, 0, 2].into(), None, Entropy::default());
+        assert_eq!((config.discard, config.examine), (is_on, is_on), "{url}");
     }
 }
 

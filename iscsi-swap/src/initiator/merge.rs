@@ -39,7 +39,7 @@ impl IscsiBackend {
         }
         if task.may_conflict {
             let earlier = |t: &Task| t.is_active() && t.turn.seq < task.turn.seq;
-            if self.tasks[1..].iter().any(|t| earlier(t) && t.conflicts(task)) {
+            if self.tasks[1..].iter().any(|t| earlier(t) && t.conflicts(task, self.unmap.runs())) {
                 return false;
             }
             // Who comes later waits for it.
@@ -162,7 +162,8 @@ impl IscsiBackend {
             let task = &mut this.tasks[row];
             task.next = NONE;
             task.ending = None;
-            if row != super::PROBE {
+            // The others have data of another kind.
+            if !task.pages.is_empty() {
                 task.len = task.own_len();
             }
             task.state = TaskState::Sent;

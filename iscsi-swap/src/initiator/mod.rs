@@ -20,12 +20,13 @@
 //! the old one's group; where it is not, `portals` keeps the copies loose.
 //!
 //! # Invariants
-//! - Of two requests with a slot in common, one a write, the later waits for the earlier to end.
+//! - Of two requests with a slot in common, one a write or a discard, the later waits for the earlier to end.
 //! - A request's pages are in its task from `submit` to `poll_completion`; a task does not complete
 //!   while a PDU on its way out shows one of its pages.
 //! - A task tag is never used twice in a session, so an answer to an earlier use has no task.
 
 mod ahead;
+mod discard;
 mod merge;
 mod notice;
 mod policy;
@@ -48,14 +49,15 @@ use netswap_reserve::{PAGE_SIZE, Span, Time};
 use netswap_swap::fence::Fence;
 use netswap_swap::queue::{NONE, Touched, Turn, Waiting};
 use netswap_swap::{
-    BackendLimits, BackendState, Completion, Op, Outstanding, Phase, Request, RequestId, Slot,
-    StoreError, Stored, SubmitError, SwapBackend,
+    BackendLimits, BackendState, Completion, Discard, DiscardLimits, Op, Outstanding, Phase,
+    Request, RequestId, Slot, StoreError, Stored, SubmitError, SwapBackend,
 };
 
 use crate::auth::{ChapConfig, Entropy};
 use crate::login::{InitiatorLogin, Key, LOGIN_SEGMENT_MAX, LoginConfig, LoginError, Params};
 use crate::tx::TxRing;
 use crate::window::CmdWindow;
+use discard::Unmap;
 pub use notice::{AsyncEvent, RejectReason};
 pub use policy::{Digest, UnknownPolicy};
 use portals::{Portals, Sessions};
@@ -64,6 +66,7 @@ use send::{Burst, TxData};
 use task::{Kind, PROBE, Step, TAG_BITS, Task, TaskState};
 use task_management::Tmf;
 use unit::Unit;
+pub use unit::UnmapLimits;
 
 /// When a write is durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,6 +159,9 @@ pub struct InitiatorConfig {
     pub examine: bool,
     /// Whether the unit is to be written: one that is write-protected is refused then. Needs `examine`.
     pub writable: bool,
+    /// Take discards, as UNMAP, if the unit says that it does (READ CAPACITY (16), VPD pages B0h and B2h). Needs
+    /// `examine`.
+    pub discard: bool,
 }
 
 impl InitiatorConfig {
@@ -203,6 +209,7 @@ impl InitiatorConfig {
             ack_after: None,
             examine: false,
             writable: true,
+            discard: false,
         }
     }
 
@@ -290,6 +297,12 @@ pub struct InitiatorStats {
     pub acks: u64,
     /// Pages that arrived in another request's, as answers came in another order, and changed owners.
     pub exchanged: u64,
+    /// UNMAPs that were carried out.
+    pub unmaps: u64,
+    /// Slots in them.
+    pub unmapped_slots: u64,
+    /// UNMAPs that were refused, or failed.
+    pub unmaps_failed: u64,
     /// Bytes of pages that were copied, as answers were not what was expected.
     pub copied_bytes: u64,
 }
@@ -401,6 +414,8 @@ pub struct IscsiBackend {
     syncs: VecDeque<u16>,
     /// Which slots are in use by what is outstanding.
     touched: Touched,
+    /// The discard there may be.
+    unmap: Unmap,
     /// Commands of requests that are sent and not answered.
     wire: usize,
     /// Commands that went before data that an R2T asked for.
@@ -432,7 +447,10 @@ impl IscsiBackend {
         assert!(told, "with several portals a unit is asked who it is");
         let names = [&config.target, &config.initiator];
         assert!(names.iter().all(|n| (1..=223).contains(&n.len())), "a name has 1 to 223 bytes");
-        let tasks = config.in_flight + 1;
+        assert!(!config.discard || config.examine, "a unit is asked whether it takes UNMAP");
+        let requests = config.in_flight + 1;
+        // The discard has a task of its own: it takes no page's.
+        let tasks = requests + usize::from(config.discard);
         let r2ts = config.outstanding_r2t.min(send::R2TS_MAX) as usize;
         IscsiBackend {
             label: config.label.clone(),
@@ -474,13 +492,14 @@ impl IscsiBackend {
             tx: TxRing::new(),
             pongs: ArrayVec::new(),
             tasks: (0..tasks).map(|_| Task::default()).collect(),
-            free: (1..tasks as u16).rev().collect(),
+            free: (1..requests as u16).rev().collect(),
             queue: VecDeque::with_capacity(tasks),
             waiting: Waiting::new(tasks),
             queues: config.merge || config.overtakes_max > 0 || config.wire_max < config.in_flight,
             unsorted: false,
             syncs: VecDeque::with_capacity(tasks),
             touched: Touched::new(config.in_flight),
+            unmap: Unmap::new(config.discard.then_some(requests)),
             wire: 0,
             passes: 0,
             // Unsolicited data, and the R2Ts that may be open, of every task.
@@ -512,6 +531,12 @@ impl IscsiBackend {
         self.params
     }
 
+    /// What the unit takes of UNMAP, whether or not it is used ([`InitiatorConfig::discard`]); `None` if it takes none,
+    /// or was not asked ([`InitiatorConfig::examine`]).
+    pub fn unmap_limits(&self) -> Option<UnmapLimits> {
+        self.unit.unmap.filter(|_| self.unit.takes_unmap && !self.unmap.is_refused())
+    }
+
     /// Whether requests are carried out now, rather than waiting for a connection.
     pub fn is_connected(&self) -> bool {
         self.link == Link::Ready
@@ -538,7 +563,7 @@ impl IscsiBackend {
     /// Puts a task back among those that wait, in the order of submission.
     fn enqueue(&mut self, index: usize) {
         self.tasks[index].state = TaskState::Queued;
-        if index == PROBE {
+        if index == PROBE || self.unmap.is_at(index) {
             return;
         }
         self.unsorted = true;
@@ -560,7 +585,10 @@ impl IscsiBackend {
         self.unsorted = true;
         let task = &mut self.tasks[index];
         if std::mem::take(&mut task.touches) {
-            self.touched.remove(task.slots(), task.kind == Kind::Read);
+            match task.kind {
+                Kind::Discard => self.unmap.forget(&mut self.touched),
+                kind => self.touched.remove(task.slots(), kind == Kind::Read),
+            }
         }
         task.state = TaskState::Ended;
         task.outcome = outcome;
@@ -652,11 +680,14 @@ impl SwapBackend for IscsiBackend {
         let index = self.done.pop_front()?;
         let task = &mut self.tasks[usize::from(index)];
         task.state = TaskState::Free;
-        self.free.push(index);
+        if !self.unmap.is_at(index.into()) {
+            self.free.push(index);
+        }
         let pages = std::mem::take(&mut task.pages);
         // Found out here: a session that was reinstated since it ended has made its copies harmless.
         let over = task.sent_over.max(task.left_over);
-        let is_loose = task.kind == Kind::Write && self.fence.give(over);
+        let changes = matches!(task.kind, Kind::Write | Kind::Discard);
+        let is_loose = changes && self.fence.give(over);
         let outcome = task.outcome.map(|_| Stored { replayed: is_loose });
         Some(Completion { id: task.id, pages, outcome, is_loose })
     }
@@ -667,6 +698,14 @@ impl SwapBackend for IscsiBackend {
 
     fn fences(&self) -> u64 {
         self.fence.count()
+    }
+
+    fn discards(&self) -> Option<DiscardLimits> {
+        self.discard_limits()
+    }
+
+    fn discard(&mut self, _now: Time, discard: Discard) -> Result<(), Discard> {
+        self.take_discard(discard)
     }
 
     fn shutdown(&mut self, now: Time) {
@@ -701,7 +740,10 @@ impl SwapBackend for IscsiBackend {
             visit(Outstanding {
                 id: task.id,
                 first: task.first,
-                pages: task.pages.len() as u32,
+                pages: match task.kind {
+                    Kind::Discard => self.unmap.slots(),
+                    _ => task.pages.len() as u32,
+                },
                 verb: of.verb(),
                 tag_name: "ITT",
                 tag: of.tag,

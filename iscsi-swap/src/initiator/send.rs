@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use netswap_net::SendVec;
 use netswap_reserve::Time;
 
+use super::discard::Unmap;
 use super::merge::push_pages;
 use super::receive::Violation;
 use super::task::{PROBE, Step, Task, TaskState};
@@ -48,10 +49,10 @@ impl IscsiBackend {
     /// Fills the ring with what may be sent now, and makes the digests of the data in it.
     pub(super) fn refill(&mut self, now: Time) {
         self.fill(now);
-        let (login, tasks) = (&self.login, &self.tasks);
+        let (login, tasks, unmap) = (&self.login, &self.tasks, &self.unmap);
         self.tx.seal(|pdu, from, crc| {
             let mut out = SendVec::new();
-            push_data(login, tasks, pdu, from, &mut out);
+            push_data(login, tasks, unmap, pdu, from, &mut out);
             crc.take(&out)
         });
     }
@@ -248,6 +249,7 @@ impl IscsiBackend {
         if index != PROBE {
             self.tasks[index].on_wire = true;
             self.wire += 1;
+            self.unmap.was_passed_by(index);
         }
         let task = &mut self.tasks[index];
         task.rewind();
@@ -299,6 +301,19 @@ impl IscsiBackend {
             let task = &self.tasks[index];
             return (task.state == TaskState::Queued && task.retry_at <= now).then_some(index);
         }
+        if self.unmap.is_due()
+            && let Some(row) = self.next_discard(now)
+        {
+            return Some(row);
+        }
+        match self.next_request(now) {
+            // What waits for the wire, or to be merged, goes first.
+            None if self.waiting.is_empty() => self.next_discard(now),
+            next => next,
+        }
+    }
+
+    fn next_request(&mut self, now: Time) -> Option<usize> {
         if self.queues {
             let sync = self.syncs.pop_front().map(usize::from);
             return sync.or_else(|| self.next_in_line(now, false));
@@ -344,7 +359,9 @@ impl IscsiBackend {
 
     /// Shows the ring: headers, and slices of the pages themselves.
     pub(super) fn show<'a>(&'a self, out: &mut SendVec<'a>) {
-        self.tx.show(out, |pdu, from, out| push_data(&self.login, &self.tasks, pdu, from, out));
+        self.tx.show(out, |pdu, from, out| {
+            push_data(&self.login, &self.tasks, &self.unmap, pdu, from, out)
+        });
     }
 }
 
@@ -352,6 +369,7 @@ impl IscsiBackend {
 fn push_data<'a>(
     login: &'a InitiatorLogin,
     tasks: &'a [Task],
+    unmap: &'a Unmap,
     pdu: &'a TxPdu<TxData>,
     from: usize,
     out: &mut SendVec<'a>,
@@ -364,6 +382,10 @@ fn push_data<'a>(
         }
         TxData::Task { task, offset } => {
             let end = offset as usize + pdu.data_len as usize;
+            if unmap.is_at(task.into()) {
+                let list = &unmap.list()[offset as usize + from..end];
+                return list.is_empty() || out.try_push(list).is_ok();
+            }
             push_pages(tasks, usize::from(task), offset as usize + from, end, out)
         }
     }

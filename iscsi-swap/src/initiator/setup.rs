@@ -9,7 +9,9 @@ use netswap_swap::{BackendState, StoreError};
 use super::portals::Group;
 use super::receive::{PROBE_LEN, Violation};
 use super::task::{Kind, PROBE, ProbeStep, Step, Task, TaskState};
-use super::unit::{Unit, capacity_10, identity, modes, transfer_blocks};
+use super::unit::{
+    Unit, UnmapLimits, capacity_10, identity, is_thin, modes, takes_unmap, transfer_blocks,
+};
 use super::{IscsiBackend, Link};
 use crate::login::{LoginError, LoginStep, REDIRECTS_MAX, login_status};
 use crate::pdu::LoginResponse;
@@ -120,7 +122,7 @@ impl IscsiBackend {
             ProbeStep::Inquiry => INQUIRY_LEN,
             ProbeStep::Capacity => CAPACITY_LEN,
             ProbeStep::Capacity10 => 8,
-            ProbeStep::Identity | ProbeStep::Limits => 252,
+            ProbeStep::Identity | ProbeStep::Limits | ProbeStep::Provisioning => 252,
             ProbeStep::Caching => 192,
         };
         let before = &self.tasks[PROBE];
@@ -161,6 +163,7 @@ impl IscsiBackend {
                     return self.probe_refused(now, StoreError::Garbage { what });
                 };
                 (self.probed.blocks, self.probed.block_size) = (blocks, block_size);
+                self.probed.is_thin = step == ProbeStep::Capacity && is_thin(data);
                 if self.config.examine {
                     self.probe(ProbeStep::Identity);
                 } else {
@@ -173,6 +176,13 @@ impl IscsiBackend {
             }
             ProbeStep::Limits => {
                 self.probed.transfer_blocks = transfer_blocks(data);
+                self.probed.unmap = UnmapLimits::parse(data).filter(|_| self.probed.is_thin);
+                // One that has no limits for it cannot do it.
+                let asks = self.probed.unmap.is_some();
+                self.probe(if asks { ProbeStep::Provisioning } else { ProbeStep::Caching });
+            }
+            ProbeStep::Provisioning => {
+                self.probed.takes_unmap = takes_unmap(data);
                 self.probe(ProbeStep::Caching);
             }
             ProbeStep::Caching => {
@@ -188,7 +198,9 @@ impl IscsiBackend {
         match (step, error) {
             (ProbeStep::Capacity, StoreError::Refused { .. }) => self.probe(ProbeStep::Capacity10),
             (ProbeStep::Identity, StoreError::Refused { .. }) => self.probe(ProbeStep::Limits),
-            (ProbeStep::Limits, StoreError::Refused { .. }) => self.probe(ProbeStep::Caching),
+            (ProbeStep::Limits | ProbeStep::Provisioning, StoreError::Refused { .. }) => {
+                self.probe(ProbeStep::Caching);
+            }
             (ProbeStep::Caching, StoreError::Refused { .. }) => self.unit_ready(now),
             _ => self.probe_refused(now, error),
         }
@@ -226,6 +238,8 @@ impl IscsiBackend {
         }
         // How it is to be written may change; how much it takes at once was told to the submitter.
         self.unit.modes = unit.modes;
+        (self.unit.is_thin, self.unit.unmap) = (unit.is_thin, unit.unmap);
+        self.unit.takes_unmap = unit.takes_unmap;
         self.tasks[PROBE].retries = 0;
         self.setup_garbage = 0;
         self.backoff = self.config.backoff_min;

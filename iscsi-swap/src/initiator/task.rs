@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use netswap_reserve::{PAGE_SIZE, Span, Time};
 use netswap_swap::queue::{NONE, Turn};
-use netswap_swap::{PageVec, RequestId, Slot, StoreError, Stored};
+use netswap_swap::{PageVec, RequestId, Run, Slot, StoreError, Stored};
 
 use super::verdict::Ending;
 use crate::scsi::Cdb;
@@ -12,7 +12,7 @@ use crate::scsi::Cdb;
 /// The task that serves the set-up: its data goes to a small buffer, not to pages.
 pub(super) const PROBE: usize = 0;
 
-/// Low bits of a tag: the index in the task table. 1000 requests, the probe, and one for the login.
+/// Low bits of a tag: the index in the task table. 1000 requests, a discard, the probe, and one for the login.
 pub(super) const TAG_BITS: u32 = 10;
 
 /// ```text
@@ -40,6 +40,8 @@ pub(super) enum TaskState {
 pub(super) enum Kind {
     Read,
     Write,
+    /// UNMAP: its slots and its data are not here, but in `discard::Unmap`.
+    Discard,
     /// What is asked of the unit before it is used.
     Probe(ProbeStep),
 }
@@ -58,6 +60,8 @@ pub(super) enum ProbeStep {
     Identity,
     /// VPD page B0h: what it takes at once.
     Limits,
+    /// VPD page B2h: whether it takes UNMAP, if what it said before lets it.
+    Provisioning,
     /// MODE SENSE, caching page.
     Caching,
 }
@@ -149,7 +153,22 @@ impl Task {
     }
 
     /// Whether one of the two must wait for the other: a slot in common, and a write among them.
-    pub(super) fn conflicts(&self, other: &Task) -> bool {
+    /// `discarded` are the slots of the one that is a discard; there is one at most.
+    pub(super) fn conflicts(&self, other: &Task, discarded: &[Run]) -> bool {
+        let other = match (self.kind, other.kind) {
+            (Kind::Discard, Kind::Discard) => return false,
+            (Kind::Discard, _) => other,
+            (_, Kind::Discard) => self,
+            _ => return self.overlaps(other),
+        };
+        let slots = other.slots();
+        discarded.iter().any(|run| {
+            let first = u64::from(run.first.0);
+            first < slots.end && slots.start < first + u64::from(run.slots)
+        })
+    }
+
+    fn overlaps(&self, other: &Task) -> bool {
         let (a, b) = (self.slots(), other.slots());
         (self.kind == Kind::Write || other.kind == Kind::Write)
             && a.start < b.end
@@ -166,12 +185,14 @@ impl Task {
             (Kind::Read, _) => Cdb::Read { lba, blocks, fua: false },
             (Kind::Write, Step::Command) => Cdb::Write { lba, blocks, fua },
             (Kind::Write, Step::Sync) => Cdb::SynchronizeCache { lba, blocks },
+            (Kind::Discard, _) => Cdb::Unmap { list_len: self.len },
             (Kind::Probe(ProbeStep::Ready), _) => Cdb::TestUnitReady,
             (Kind::Probe(ProbeStep::Inquiry), _) => Cdb::Inquiry { page: None, alloc: self.len },
             (Kind::Probe(ProbeStep::Capacity), _) => Cdb::ReadCapacity16 { alloc: self.len },
             (Kind::Probe(ProbeStep::Capacity10), _) => Cdb::ReadCapacity10,
             (Kind::Probe(ProbeStep::Identity), _) => vpd(0x83),
             (Kind::Probe(ProbeStep::Limits), _) => vpd(0xb0),
+            (Kind::Probe(ProbeStep::Provisioning), _) => vpd(0xb2),
             (Kind::Probe(ProbeStep::Caching), _) => {
                 Cdb::ModeSense { ten: false, control: 0, page: 8, subpage: 0, alloc: self.len }
             }
@@ -182,14 +203,14 @@ impl Task {
     pub(super) fn reads(&self) -> bool {
         match self.kind {
             Kind::Read => true,
-            Kind::Write => false,
+            Kind::Write | Kind::Discard => false,
             Kind::Probe(_) => self.len > 0,
         }
     }
 
     /// Whether the step at hand sends data.
     pub(super) fn writes(&self) -> bool {
-        self.kind == Kind::Write && self.step == Step::Command
+        self.kind == Kind::Discard || self.kind == Kind::Write && self.step == Step::Command
     }
 
     pub(super) fn verb(&self) -> &'static str {

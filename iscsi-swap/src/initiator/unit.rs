@@ -29,8 +29,60 @@ pub(super) struct Unit {
     pub(super) identity: Option<u64>,
     /// Most blocks of a command (VPD page B0h); 0 is no bound.
     pub(super) transfer_blocks: u32,
+    /// Blocks may be without a place on its medium: LBPME (READ CAPACITY (16)).
+    pub(super) is_thin: bool,
+    /// What an UNMAP may have (VPD page B0h).
+    pub(super) unmap: Option<UnmapLimits>,
+    /// LBPU (VPD page B2h).
+    pub(super) takes_unmap: bool,
     /// Whether it caches writes, takes FUA, and refuses writes (MODE SENSE).
     pub(super) modes: Option<Modes>,
+}
+
+/// Bounds of an UNMAP, and where what it frees had best begin and end (SBC-3 section 6.6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnmapLimits {
+    /// Most blocks of all ranges.
+    pub blocks: u32,
+    /// Most ranges.
+    pub descriptors: u32,
+    /// Blocks that are freed together; what is less is freed at most in part.
+    pub granularity: u32,
+    /// The first block at which so many begin.
+    pub alignment: u32,
+}
+
+impl UnmapLimits {
+    /// From VPD page B0h; `None` of a unit that gives none, and so takes no UNMAP.
+    pub(super) fn parse(data: &[u8]) -> Option<UnmapLimits> {
+        let limits = vpd(data, 0xb0)?;
+        let word = |at: usize| {
+            let word = limits.get(at..at + 4).and_then(|word| word.try_into().ok());
+            word.map_or(0, u32::from_be_bytes)
+        };
+        let (blocks, descriptors, alignment) = (word(16), word(20), word(28));
+        let granularity = word(24).max(1);
+        // UGAVALID
+        let alignment =
+            if alignment >> 31 == 1 { (alignment & !(1 << 31)) % granularity } else { 0 };
+        (blocks > 0 && descriptors > 0).then_some(UnmapLimits {
+            blocks,
+            descriptors,
+            granularity,
+            alignment,
+        })
+    }
+
+    /// The part of `first..end` that is freed whole: what is left of it is not asked for.
+    pub(super) fn inward(&self, first: u64, end: u64) -> std::ops::Range<u64> {
+        let (by, at) = (u64::from(self.granularity), u64::from(self.alignment));
+        let up = |lba: u64| match lba.checked_sub(at) {
+            Some(past) => at.saturating_add(past.div_ceil(by).saturating_mul(by)),
+            None => at,
+        };
+        let down = |lba: u64| lba.checked_sub(at).map_or(0, |past| at + past / by * by);
+        up(first)..down(end)
+    }
 }
 
 /// What the caching page and its header tell (SBC-3 sections 6.4.1 and 6.4.5).
@@ -118,6 +170,16 @@ pub(super) fn identity(data: &[u8]) -> Option<u64> {
 pub(super) fn transfer_blocks(data: &[u8]) -> u32 {
     let limits = vpd(data, 0xb0).unwrap_or_default();
     limits.get(4..8).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
+
+/// LBPME of READ CAPACITY (16) (SBC-3 section 5.16.2).
+pub(super) fn is_thin(data: &[u8]) -> bool {
+    data.get(14).is_some_and(|byte| byte & 0x80 != 0)
+}
+
+/// LBPU of the logical block provisioning (SBC-3 section 6.6.4).
+pub(super) fn takes_unmap(data: &[u8]) -> bool {
+    vpd(data, 0xb2).and_then(|page| page.get(1)).is_some_and(|byte| byte & 0x80 != 0)
 }
 
 /// The answer to MODE SENSE (6) of the caching page.
@@ -237,10 +299,49 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_takes_unmap_only_if_it_says_so_everywhere() {
+        let mut page = [0; 64];
+        page[..4].copy_from_slice(&[0, 0xb0, 0, 60]);
+        assert_eq!(UnmapLimits::parse(&page), None, "no limits");
+        page[20..24].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert_eq!(UnmapLimits::parse(&page), None, "no descriptors");
+        page[24..28].copy_from_slice(&9u32.to_be_bytes());
+        let plain = UnmapLimits { blocks: u32::MAX, descriptors: 9, granularity: 1, alignment: 0 };
+        assert_eq!(UnmapLimits::parse(&page), Some(plain));
+        page[28..32].copy_from_slice(&16u32.to_be_bytes());
+        page[32..36].copy_from_slice(&20u32.to_be_bytes());
+        assert_eq!(UnmapLimits::parse(&page), Some(UnmapLimits { granularity: 16, ..plain }));
+        page[32] = 0x80;
+        let aligned = UnmapLimits { granularity: 16, alignment: 4, ..plain };
+        assert_eq!(UnmapLimits::parse(&page), Some(aligned));
+        assert!(is_thin(&[0x80; 15]) && !is_thin(&[0x7f; 32]) && !is_thin(&[0xff; 14]));
+        assert!(takes_unmap(&[0, 0xb2, 0, 4, 0, 0x80, 2, 0]));
+        assert!(!takes_unmap(&[0, 0xb2, 0, 4, 0, 0x7f, 2, 0]));
+        assert!(!takes_unmap(&[0, 0xb2, 0, 1, 0, 0x80]), "beyond its length");
+    }
+
+    #[test]
+    fn ranges_shrink_to_what_is_freed_whole() {
+        let at = |granularity, alignment| UnmapLimits {
+            blocks: 1,
+            descriptors: 1,
+            granularity,
+            alignment,
+        };
+        assert_eq!(at(1, 0).inward(8, 16), 8..16);
+        assert_eq!(at(8, 0).inward(8, 16), 8..16);
+        assert_eq!(at(16, 0).inward(8, 40), 16..32);
+        assert_eq!(at(16, 4).inward(0, 40), 4..36);
+        assert!(at(16, 4).inward(24, 32).is_empty());
+        assert!(at(u32::MAX, 7).inward(u64::MAX - 9, u64::MAX).is_empty());
+    }
+
+    #[test]
     fn damaged_pages_tell_nothing() {
         for len in 0..12 {
             let bytes = &[0xff; 12][..len];
             let _ = (identity(bytes), modes(bytes), capacity_10(bytes));
+            assert_eq!((UnmapLimits::parse(bytes), takes_unmap(bytes)), (None, false));
             assert_eq!(transfer_blocks(bytes), 0);
         }
         assert_eq!(transfer_blocks(&[0, 0xb0, 0, 8, 0, 0, 0, 0, 0, 0, 1, 0]), 256);

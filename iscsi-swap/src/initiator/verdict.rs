@@ -102,6 +102,7 @@ impl IscsiBackend {
             }
             Verdict::Fail(error) => match self.tasks[index].kind {
                 Kind::Probe(step) => self.probe_failed(now, step, error),
+                Kind::Discard => self.discard_failed(index, error),
                 _ if self.tasks[index].is_single() => self.end(index, Err(error)),
                 // Whose fault it is, is found out when each is asked for alone.
                 _ => self.take_apart(index, |this, row| {
@@ -133,6 +134,7 @@ impl IscsiBackend {
             Kind::Read | Kind::Write => {
                 self.take_apart(index, |this, row| this.end(row, Ok(Stored { replayed: false })));
             }
+            Kind::Discard => self.discard_done(index),
             Kind::Probe(step) => {
                 debug_assert_eq!(self.link, Link::Probe);
                 let mut data = [0; PROBE_LEN];

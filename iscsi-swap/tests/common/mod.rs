@@ -9,7 +9,8 @@ use std::io::IoSliceMut;
 use std::net::SocketAddr;
 
 use netswap_iscsi::{
-    InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig, TargetFaults, WritePolicy,
+    InitiatorConfig, IscsiBackend, IscsiTarget, TargetConfig, TargetFaults, UnitOptions,
+    WritePolicy,
 };
 use netswap_net::{Action, Disconnect, RecvVec, SendVec, Session};
 use netswap_reserve::{Gfp, PAGE_SIZE, PagePool, PoolConfig, Span, Time};
@@ -22,6 +23,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 pub const IQN: &str = "iqn.2026-01.test:disk";
 pub const SLOTS: u32 = 64;
+/// The LUN of [`Pump::add_thin`].
+pub const THIN: u16 = 1;
 
 pub fn initiator_config() -> InitiatorConfig {
     let mut config = InitiatorConfig::new("10.0.0.2:3260".parse().unwrap(), IQN, 0);
@@ -114,7 +117,9 @@ impl Pump {
         let pool = PagePool::new(config);
         let lun = initiator.lun;
         let mut target = IscsiTarget::new(target, pool.clone()).unwrap();
-        target.add_lun(lun, MemDisk::new(len), block_size, false).unwrap();
+        if lun != THIN {
+            target.add_lun(lun, MemDisk::new(len), block_size, false).unwrap();
+        }
         Pump {
             backend: IscsiBackend::new(initiator),
             open: vec![false; target.connections()],
@@ -139,6 +144,13 @@ impl Pump {
             down: VecDeque::new(),
             zombies: Vec::new(),
         }
+    }
+
+    /// Adds a unit that takes UNMAP.
+    pub fn add_thin(&mut self) {
+        let disk = MemDisk::new(u64::from(SLOTS) * PAGE_SIZE as u64);
+        let options = UnitOptions { thin: true, ..UnitOptions::default() };
+        self.target.add_unit(THIN, disk, options).unwrap();
     }
 
     pub fn below(&mut self, n: usize) -> usize {

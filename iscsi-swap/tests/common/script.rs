@@ -21,6 +21,18 @@ pub struct Unit {
     pub limits: Option<u32>,
     /// Device-specific byte, and byte 2 of the caching page.
     pub modes: Option<(u8, u8)>,
+    pub thin: Thin,
+}
+
+/// What the unit says of UNMAP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Thin {
+    /// LBPME of READ CAPACITY (16).
+    pub lbpme: bool,
+    /// Most blocks and descriptors, granularity and alignment of VPD page B0h.
+    pub limits: [u32; 4],
+    /// LBPU of VPD page B2h; `None` without the page.
+    pub lbpu: Option<bool>,
 }
 
 impl Unit {
@@ -32,6 +44,7 @@ impl Unit {
             identity: Some(b"disk one".to_vec()),
             limits: None,
             modes: Some((0x10, 0x04)),
+            thin: Thin::default(),
         }
     }
 }
@@ -222,14 +235,20 @@ impl Script {
             ),
             Cdb::Inquiry { page: Some(0xb0), .. } => page(
                 0xb0,
-                unit.limits
-                    .map(|blocks| [&[0; 4], blocks.to_be_bytes().as_slice(), &[0; 52]].concat()),
+                unit.limits.map(|blocks| {
+                    let unmap = unit.thin.limits.map(u32::to_be_bytes).concat();
+                    [&[0; 4], blocks.to_be_bytes().as_slice(), &[0; 8], &unmap, &[0; 28]].concat()
+                }),
             ),
+            Cdb::Inquiry { page: Some(0xb2), .. } => {
+                page(0xb2, unit.thin.lbpu.map(|lbpu| vec![0, u8::from(lbpu) << 7, 2, 0]))
+            }
             Cdb::ReadCapacity16 { .. } if !unit.capacity_16 => None,
             Cdb::ReadCapacity16 { .. } => {
                 let mut data = (unit.blocks - 1).to_be_bytes().to_vec();
                 data.extend(unit.block_size.to_be_bytes());
                 data.resize(32, 0);
+                data[14] = u8::from(unit.thin.lbpme) << 7;
                 Some(data)
             }
             Cdb::ReadCapacity10 => {

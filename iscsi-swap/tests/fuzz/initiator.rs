@@ -4,11 +4,16 @@ use netswap_iscsi::discovery::{TEXT_BYTES_MAX, UNITS_MAX};
 use netswap_iscsi::{DiscoveryConfig, DiscoveryEvent, IscsiBackend, IscsiDiscovery};
 use netswap_net::Session;
 use netswap_reserve::{Gfp, PagePool, PoolConfig, Span, Time};
-use netswap_swap::{BackendState, Op, PageVec, Request, RequestId, Slot, SwapBackend};
+use netswap_swap::{
+    BackendState, Discard, Op, PageVec, Request, RequestId, Run, Slot, SwapBackend,
+};
 
 use super::shared::{Input, OPERATIONS_MAX};
 use super::wire::{MEETINGS, Wire};
 use super::{initiator_config, target_config};
+
+/// The id of the discard there may be.
+const DISCARD: RequestId = RequestId(99);
 
 /// Any bytes as what happens to an initiator. Gives whether it was ready once.
 pub fn initiator(bytes: &[u8]) -> bool {
@@ -20,6 +25,7 @@ pub fn initiator(bytes: &[u8]) -> bool {
     let mut wire = Wire::new(target_config(flags));
     let is_stranger = flags[0] & 5 == 5;
     let mut outstanding = [0usize; 8];
+    let mut discards = 0;
     let mut was_ready = false;
     for _ in 0..OPERATIONS_MAX {
         let Some(operation) = input.operation() else { break };
@@ -32,6 +38,15 @@ pub fn initiator(bytes: &[u8]) -> bool {
             let pages: PageVec = (0..n).map_while(|_| pool.alloc(Gfp::KERNEL).ok()).collect();
             let Some(last) = pages.len().checked_sub(1) else { continue };
             let op = if operation & 1 == 0 { Op::Read } else { Op::Write };
+            if shape & 0x70 == 0x70 {
+                let slots = u32::from(shape & 7);
+                let runs = [(slot, 1 + slots), (slot / 2 + 40, 1)]
+                    .map(|(first, slots)| Run { first: Slot(u32::from(first % 80)), slots });
+                let discard =
+                    Discard { id: DISCARD, runs: runs.into_iter().collect(), deadline: None };
+                discards += u32::from(backend.discard(wire.now, discard).is_ok());
+                continue;
+            }
             let deadline = (shape & 0x80 > 0).then(|| wire.now + Span::from_secs(30));
             let (id, first) = (RequestId(id as u32), Slot(u32::from(slot % 20)));
             if backend.submit(wire.now, Request { id, op, first, pages, deadline }).is_ok() {
@@ -39,14 +54,15 @@ pub fn initiator(bytes: &[u8]) -> bool {
             }
         }
         wire.turn(&mut backend);
-        ended(&mut backend, wire.now, &mut outstanding);
+        ended(&mut backend, wire.now, &mut outstanding, &mut discards);
         was_ready |= matches!(backend.state(), BackendState::Ready { .. });
     }
     // A target that proves nothing is never used, whatever it says.
     let unproven = is_stranger && flags[0] & 2 > 0;
     assert!(!(unproven && was_ready), "ready, though the target did not prove itself");
     backend.shutdown(wire.now);
-    ended(&mut backend, wire.now, &mut outstanding);
+    ended(&mut backend, wire.now, &mut outstanding, &mut discards);
+    assert_eq!(discards, 0, "a discard that never came back");
     assert_eq!(outstanding, [0; 8], "requests that never came back");
     assert_eq!(pool.free_frames(), free, "pages were kept");
     let state = backend.state();
@@ -54,8 +70,13 @@ pub fn initiator(bytes: &[u8]) -> bool {
     was_ready
 }
 
-fn ended(backend: &mut IscsiBackend, now: Time, outstanding: &mut [usize; 8]) {
+fn ended(backend: &mut IscsiBackend, now: Time, outstanding: &mut [usize; 8], discards: &mut u32) {
     while let Some(end) = backend.poll_completion(now) {
+        if end.id == DISCARD {
+            assert!(*discards == 1 && end.pages.is_empty(), "a discard that came back twice");
+            *discards = 0;
+            continue;
+        }
         let pages = std::mem::take(&mut outstanding[end.id.0 as usize]);
         assert!(pages > 0, "a request that came back twice");
         assert_eq!(end.pages.len(), pages, "pages were lost");

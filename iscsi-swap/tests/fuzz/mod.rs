@@ -77,7 +77,10 @@ pub fn initiator_config([chap, policy, size]: [u8; 3]) -> InitiatorConfig {
     config.first_burst = [262_144, 4096, 512][usize::from((size >> 2) % 3)];
     config.max_burst = [1 << 20, 8192, 4096][usize::from((size >> 4) % 3)];
     config.outstanding_r2t = [8, 1][usize::from(size >> 7)];
-    if policy & 128 > 0 { config.with_all() } else { config }
+    if policy & 128 == 0 {
+        return config;
+    }
+    InitiatorConfig { discard: chap & 128 > 0, ..config.with_all() }
 }
 
 /// The target for it: it takes the same three bytes, and knows the secrets unless bit 2 of the first is set.
