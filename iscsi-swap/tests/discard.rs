@@ -120,6 +120,11 @@ fn runs_go_in_one_command_and_only_what_is_freed_whole() {
     assert_eq!(outcome(&mut script), (DONE, false));
     let stats = script.backend.stats();
     assert_eq!((stats.unmaps, stats.unmapped_slots), (1, 10));
+    // As tgt answers: none of the list moved, it says.
+    submit(&mut script, &[(3, 2)]);
+    let (command, _) = unmap(&mut script);
+    script.respond(&command, status::GOOD, None, (false, true, command.expected));
+    assert_eq!(outcome(&mut script), (DONE, false));
 
     let mut script = self::script(thin([1 << 20, 1000, 32, 8 | 1 << 31]));
     submit(&mut script, &[(3, 9), (16, 3)]);

@@ -24,7 +24,7 @@ pub(super) fn with_urls(own: &str) -> String {
 /// How to name a store, and how not to show a secret.
 const URLS: &str = "Stores: nfs://host[:port]/export/path/file[?nfsport=N&mountport=N&uid=N&gid=N&write=file_sync|unstable], or \
 iscsi://[user@]host[:port]/target/lun[?target_user=NAME&header_digest=D&data_digest=D&initiator=NAME&password_file=PATH&\
-target_password_file=PATH&write=fua|sync&portals=ADDR,...] (D: none, prefer, crc32c).
+target_password_file=PATH&write=fua|sync&portals=ADDR,...&discard=on|off] (D: none, prefer, crc32c).
 Secrets for CHAP: by NETSWAP_CHAP_PASSWORD and NETSWAP_CHAP_TARGET_PASSWORD, or in the files that the URL names. A password in the URL \
 itself (user%password@, target_password=) works, but every user of this machine can read it in /proc/PID/cmdline as long as \
 the command runs, and the shell keeps it.";

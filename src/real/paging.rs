@@ -62,6 +62,10 @@ pub struct PagingRow {
     pub checksum_errors: u64,
     /// Slots that went into quarantine.
     pub quarantined_slots: u64,
+    /// Discards of slots that became free.
+    pub discards: u64,
+    /// Slots in them.
+    pub discarded_slots: u64,
     /// Requests sent again, and connections opened.
     pub retransmissions: u64,
     /// As above.
@@ -145,8 +149,12 @@ pub fn run(
         ..PagerConfig::new(scenario.workers(), pages)
     };
     let mut pager = Pager::new(pool.clone(), config);
-    let options =
-        AreaOptions { on_failure: scenario.host.on_failure.policy(), ..AreaOptions::new("area0") };
+    let options = AreaOptions {
+        on_failure: scenario.host.on_failure.policy(),
+        // It is for the URL to say: a client that is not to discard takes none.
+        discard: true,
+        ..AreaOptions::new("area0")
+    };
     let now = pump.now();
     let area = pager.add_area(now, client, options);
     let machine = Machine::new(MachineConfig {
@@ -359,6 +367,8 @@ impl Paging {
             pages_verified: self.machine.stats().pages_verified,
             checksum_errors: pager.checksum_errors,
             quarantined_slots: pager.quarantined_slots,
+            discards: pager.discards,
+            discarded_slots: pager.discarded_slots,
             retransmissions: client.resent,
             connections: client.connections,
             setup_s,

@@ -69,9 +69,11 @@ fn paging_allocates_nothing() {
     let mut run = Run { pager, bits: Bits(vec![(false, false); 600]), now: Time::ZERO };
     let mut ids = Vec::new();
     for name in ["first", "second"] {
-        let backend =
-            MemBackend::formatted(700).with_latency(Span::from_micros(50), Span::from_micros(500));
-        ids.push(run.pager.add_area(run.now, backend, AreaOptions::new(name)));
+        let backend = MemBackend::formatted(700)
+            .with_latency(Span::from_micros(50), Span::from_micros(500))
+            .with_discards(DiscardLimits { runs: 16, slots: 100 });
+        let options = AreaOptions { discard: true, ..AreaOptions::new(name) };
+        ids.push(run.pager.add_area(run.now, backend, options));
         run.settle(|event| matches!(event, PagerEvent::AreaOn { .. }));
     }
     let count = allocations(|| {
@@ -80,6 +82,8 @@ fn paging_allocates_nothing() {
             for page in range.start.0..range.end.0 {
                 run.touch(page, if round % 2 == 0 { Access::Write } else { Access::Read });
             }
+            // What was gathered is due.
+            run.now += Span::from_secs(2);
             let faults = MemFaults {
                 io_error: 3000,
                 replayed: 300,
@@ -98,4 +102,5 @@ fn paging_allocates_nothing() {
     assert!(
         stats.page_ins > 500 && stats.page_outs > 500 && stats.retries > 0 && stats.rereads > 0
     );
+    assert!(stats.discards > 0, "{stats:?}");
 }

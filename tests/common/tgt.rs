@@ -21,6 +21,8 @@ pub(crate) struct Target {
     pub(crate) bytes: u64,
     pub(crate) block: u32,
     pub(crate) is_read_only: bool,
+    /// Takes UNMAP.
+    pub(crate) is_thin: bool,
     /// User and password of the initiator, then the target's own.
     pub(crate) accounts: Vec<(&'static str, &'static str)>,
     /// Keys of the login, with the values that it insists on.
@@ -39,7 +41,8 @@ impl Target {
             ("MaxBurstLength", "1048576"),
             ("DefaultTime2Wait", "0"),
         ];
-        Target { name, bytes, block: 512, is_read_only: false, accounts: Vec::new(), keys }
+        let (block, accounts) = (512, Vec::new());
+        Target { name, bytes, block, is_read_only: false, is_thin: true, accounts, keys }
     }
 }
 
@@ -102,8 +105,9 @@ impl Tgt {
         let tell = |args: &[&[&str]]| admin(&self.dir, &args.concat());
         tell(&[&["--op", "new"], &of_target, &["-T", &name]])?;
         tell(&[&["--op", "new"], &of_unit, &["-b", &file, "--blocksize", &block]])?;
-        // UNMAP is there with this alone.
-        tell(&[&["--op", "update"], &of_unit, &["--params", "thin_provisioning=1"]])?;
+        if target.is_thin {
+            tell(&[&["--op", "update"], &of_unit, &["--params", "thin_provisioning=1"]])?;
+        }
         if target.is_read_only {
             tell(&[&["--op", "update"], &of_unit, &["--params", "readonly=1"]])?;
         }

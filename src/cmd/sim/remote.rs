@@ -127,5 +127,9 @@ fn text(scenario: &Scenario, row: &PagingRow) -> String {
         Some(reason) => text += &format!("\n{reason}"),
         None => text += "\nevery page was what had been written",
     }
+    if row.discards > 0 {
+        let discards = out::count(row.discards, "discard");
+        text += &format!("\n{} slots were given back in {discards}", grouped(row.discarded_slots));
+    }
     text
 }

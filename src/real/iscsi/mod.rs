@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use netswap_iscsi::login::Params;
 use netswap_iscsi::{
-    AuthError, ChapConfig, Entropy, IscsiBackend, IscsiUrl, LoginError, WritePolicy,
+    AuthError, ChapConfig, Entropy, IscsiBackend, IscsiUrl, LoginError, UnmapLimits, WritePolicy,
 };
 use netswap_net::host::UrlHost;
 use netswap_reserve::Span;
-use netswap_swap::StoreError;
+use netswap_swap::{StoreError, SwapBackend};
 use serde_json::json;
 
 use super::client::{Counters, Durability, Fact, RealClient, StoreFacts, WriteProof};
@@ -31,7 +31,7 @@ pub fn scheme() -> Scheme {
     Scheme::new(
         "iscsi",
         "iscsi://[user@]host[:port]/target/lun[?target_user=NAME&header_digest=D&data_digest=D&initiator=NAME\
-         &password_file=PATH&target_password_file=PATH&write=fua|sync&portals=ADDR,...]",
+         &password_file=PATH&target_password_file=PATH&write=fua|sync&portals=ADDR,...&discard=on|off]",
         Unit::parse,
     )
     .with_list(
@@ -166,7 +166,8 @@ impl RealClient for IscsiBackend {
             "immediate_data": params.immediate_data(),
             "initial_r2t": params.initial_r2t(),
         });
-        let said = vec![Fact { name: "limits", text, value }, digests(&params)];
+        let said =
+            vec![Fact { name: "limits", text, value }, digests(&params), discards(self)];
         StoreFacts { said, ..StoreFacts::default() }
     }
 
@@ -236,6 +237,35 @@ fn digests(params: &Params) -> Fact {
         text: format!("of headers: {header}, of data: {data}"),
         value: json!({ "header": header, "data": data }),
     }
+}
+
+/// Whether slots that become free can be given back, and are.
+fn discards(client: &IscsiBackend) -> Fact {
+    let is_used = client.discards().is_some();
+    let (text, value) = match client.unmap_limits() {
+        Some(limits) => {
+            let UnmapLimits { blocks, descriptors, granularity, .. } = limits;
+            let used = if is_used { "used" } else { "not used: discard=on in the URL makes it so" };
+            (
+                format!(
+                    "the unit takes UNMAP, at most {blocks} blocks in {descriptors} ranges, in units of {granularity}; \
+                     {used}"
+                ),
+                json!({
+                    "unmap": true,
+                    "used": is_used,
+                    "blocks": blocks,
+                    "descriptors": descriptors,
+                    "granularity": granularity,
+                }),
+            )
+        }
+        None => (
+            "the unit takes no UNMAP: what is written keeps its place".into(),
+            json!({ "unmap": false, "used": false }),
+        ),
+    };
+    Fact { name: "discard", text, value }
 }
 
 /// What to do about a login that was refused with this status (RFC 7143 section 11.13.5).
