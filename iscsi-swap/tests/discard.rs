@@ -238,6 +238,12 @@ fn one_that_ran_out_of_time_is_loose_until_the_session_was_reinstated() {
     assert_eq!(script.backend.fences(), 0);
     script.pass(Span::from_secs(5));
     assert_eq!((script.connects, script.backend.fences()), (2, 1));
+    // One that was never sent costs nothing.
+    script.connected = false;
+    script.backend.handle_disconnected(script.now, Disconnect::Reset);
+    script.backend.discard(script.now, discard(7, &[(3, 2)], Some(script.now))).unwrap();
+    assert_eq!(outcome(&mut script), (Err(StoreError::Cancelled), false));
+    script.pass(Span::from_secs(5));
     // It is not sent again, and another may be.
     assert!(script.came.iter().all(|(pdu, _)| !matches!(pdu, RequestPdu::ScsiCommand(_))));
     script.came.clear();
@@ -396,6 +402,19 @@ fn the_connection_is_lost_at_every_byte_of_an_unmap() {
             model_run(&mut pump, 4);
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "slot 5")]
+fn a_discard_that_is_carried_out_late_is_noticed() {
+    let mut pump = pump(4, config(), false);
+    let pages = pump.pages(1, |_| 8);
+    pump.run(Op::Write, 5, pages).outcome.unwrap();
+    pump.model[5] = 8;
+    model_run(&mut pump, 0);
+    let disk = pump.target.disk_mut(THIN).unwrap();
+    netswap_swap::Disk::discard(disk, 5 * 4096, 4096).unwrap();
+    model_run(&mut pump, 0);
 }
 
 #[test]

@@ -433,7 +433,8 @@ pub trait SwapBackend {
     /// Takes slots whose content nobody needs any more. It ends by exactly one completion, which has no pages; what
     /// the slots hold then, nobody may rely on. It waits behind page-ins and page-outs, whose slots
     /// are others: the pager gives the slots to no page before it has ended, nor after that, if a late copy of it
-    /// may still be carried out ([`Completion::is_loose`]).
+    /// may still be carried out ([`Completion::is_loose`], and [`StoreError::TimedOut`]: one that was never sent had
+    /// better end with [`StoreError::Cancelled`]).
     ///
     /// # Errors
     /// Hands it back when it cannot be taken now, as one is outstanding, or at all. That is the default.

@@ -131,6 +131,32 @@ fn a_discard_that_ran_out_of_time_costs_its_slots_until_the_proof() {
 }
 
 #[test]
+fn discards_that_ran_out_of_time_do_not_fill_the_area() {
+    let mut world = world(true);
+    let options = AreaOptions {
+        request_timeout: Some(Span::from_secs(3)),
+        quarantine_max: None,
+        ..options()
+    };
+    let area = world.area(backend(), options);
+    for _ in 0..6 {
+        let pages = world.map(900);
+        world.write_all(&pages);
+        world.pass(Span::from_secs(1));
+        world.pager.backend_mut(area).hold(true);
+        world.unmap(pages);
+        world.pass(Span::from_secs(20));
+        world.pager.backend_mut(area).hold(false);
+        world.pass(Span::from_secs(20));
+    }
+    let info = check_slots(&world, area);
+    assert!(info.quarantined > 200 && info.quarantined <= SLOTS / 4, "{info:?}");
+    let full = world.events.iter().any(|e| matches!(e, PagerEvent::QuarantineFull { .. }));
+    assert!(!full, "{:?}", world.events);
+    world.finish();
+}
+
+#[test]
 fn a_store_that_refuses_is_told_no_more() {
     let mut world = world(true);
     let area = world.area(backend().refusing_discards(LIMITS), options());

@@ -7,7 +7,7 @@ use netswap_reserve::{Span, Time};
 use netswap_swap::{BackendState, StoreError};
 
 use super::receive::Violation;
-use super::task::{PROBE, Step, TaskState};
+use super::task::{Kind, PROBE, Step, TaskState};
 use super::task_management::ABORTS_MAX;
 use super::unit::Durability;
 use super::{IscsiBackend, Link};
@@ -306,8 +306,17 @@ impl IscsiBackend {
         for index in 1..self.tasks.len() {
             let task = &self.tasks[index];
             if ends && task.is_active() && task.deadline.is_some_and(|d| d <= now) {
-                self.end(index, Err(StoreError::TimedOut));
+                self.end(index, Err(self.out_of_time(index)));
             }
+        }
+    }
+
+    /// How a request ends whose deadline has come. A discard of which no copy is on its way is no late one.
+    fn out_of_time(&self, index: usize) -> StoreError {
+        let task = &self.tasks[index];
+        match task.kind {
+            Kind::Discard if task.sent_over.max(task.left_over) == 0 => StoreError::Cancelled,
+            _ => StoreError::TimedOut,
         }
     }
 

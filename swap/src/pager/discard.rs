@@ -14,6 +14,7 @@
 //! # It never costs what it is not worth
 //! - Slots are gathered only while many are free, and let go, undiscarded, as soon as they are not: no page fails to
 //!   get a slot for it.
+//! - A discard has at most half of the slots that may still go to quarantine, as all of its own may.
 //! - One discard an area is with its store, when no page-in or page-out waits to be given to that; the backend lets it
 //!   wait behind those it has.
 //! - It is never tried again. A store that does not take it, or fails several in a row, is told no more.
@@ -23,7 +24,8 @@ use netswap_reserve::{Span, Time};
 use super::Pager;
 use crate::area::AreaState;
 use crate::backend::{
-    BackendState, Completion, Discard, RequestId, Run, Slot, StoreError, Stored, SwapBackend,
+    BackendState, Completion, Discard, DiscardLimits, RequestId, Run, Slot, StoreError, Stored,
+    SwapBackend,
 };
 use crate::gathered::slots_of;
 use crate::page::{AreaId, NONE};
@@ -114,8 +116,12 @@ impl<B: SwapBackend> Pager<B> {
                 continue;
             }
             let since = *area.gathered.since.get_or_insert(now);
+            // All of it may go to quarantine: that must not make the area full, nor leave no room for writes there.
+            let spare = area.quarantine_max().saturating_sub(area.slots.quarantined()) / 2;
             let limits = area.backend.discards();
-            let Some(limits) = limits.filter(|_| self.may_gather(id)) else {
+            let limits = limits.map(|most| DiscardLimits { slots: most.slots.min(spare), ..most });
+            let limits = limits.filter(|most| most.slots > 0 && self.may_gather(id));
+            let Some(limits) = limits else {
                 self.let_go_gathered(id);
                 moved = true;
                 continue;
@@ -139,12 +145,7 @@ impl<B: SwapBackend> Pager<B> {
         moved
     }
 
-    fn send_discard(
-        &mut self,
-        now: Time,
-        id: AreaId,
-        limits: crate::backend::DiscardLimits,
-    ) -> bool {
+    fn send_discard(&mut self, now: Time, id: AreaId, limits: DiscardLimits) -> bool {
         let area = self.area_mut(id);
         let gathered = &mut area.gathered;
         let runs = gathered.take(limits);
