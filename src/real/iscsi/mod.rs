@@ -166,8 +166,7 @@ impl RealClient for IscsiBackend {
             "immediate_data": params.immediate_data(),
             "initial_r2t": params.initial_r2t(),
         });
-        let said =
-            vec![Fact { name: "limits", text, value }, digests(&params), discards(self)];
+        let said = vec![Fact { name: "limits", text, value }, digests(&params), discards(self)];
         StoreFacts { said, ..StoreFacts::default() }
     }
 
@@ -287,7 +286,7 @@ fn of_status(status: u32) -> Option<&'static str> {
              data_digest= in the URL; its log says more"
         }
         0x0206 => "the target takes no more connections: end others, or raise its limit",
-        0x0201..=0x02ff => "the target does not take what was offered: see its log",
+        0x0207..=0x02ff => "the target does not take what was offered: see its log",
         _ => return None,
     })
 }
