@@ -136,13 +136,20 @@ impl SlotTable {
         let at = slot.0 as usize;
         assert_eq!(self.state[at], HELD, "slot {at} is let go once");
         self.held -= 1;
+        self.set_aside(at, quarantine);
+        if !quarantine {
+            self.change(slot.0, |cluster, bit| cluster.taken &= !bit);
+        }
+    }
+
+    /// A slot that holds nothing any more is free, or in quarantine.
+    fn set_aside(&mut self, at: usize, quarantine: bool) {
         if quarantine {
             self.state[at] = QUARANTINED;
             self.quarantined += 1;
         } else {
             self.state[at] = FREE;
             self.free += 1;
-            self.change(slot.0, |cluster, bit| cluster.taken &= !bit);
         }
     }
 
@@ -234,13 +241,7 @@ impl SlotTable {
         });
         self.used -= 1;
         self.generations[at] = self.generations[at].wrapping_add(1);
-        if quarantine {
-            self.state[at] = QUARANTINED;
-            self.quarantined += 1;
-        } else {
-            self.state[at] = FREE;
-            self.free += 1;
-        }
+        self.set_aside(at, quarantine);
         quarantine
     }
 
