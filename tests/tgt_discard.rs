@@ -1,7 +1,7 @@
 //! Goal: a real unit gets slots back that became free, and no page is lost by it; one that takes no UNMAP, or is not
-//! asked, is none the worse for it.
+//! asked, is none the worse for it. What is sent is what RFC 7143 says.
 //! Method: the built binary swaps to tgt, whose file then takes fewer blocks; without `discard=on`; on a unit of tgt that is
-//! provisioned in full; on istgt, which has no UNMAP; and on the embedded target, thin and not.
+//! provisioned in full; on istgt, which has no UNMAP; and on tgt behind a proxy that cuts connections, with tshark as the judge.
 
 mod common;
 
@@ -9,10 +9,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use common::command::{Ran, netswap};
+use common::iscsi_wire::judge;
 use common::istgt::Istgt;
+use common::proxy::{Cuts, Proxy};
+use common::record_log::{Protocol, RecordLog};
 use common::skip::or_skip;
 use common::tgt::{Target, Tgt};
+use common::tshark::has_judge;
 
 const BYTES: u64 = 64 << 20;
 /// A host that pages out most of this much, and gives all of it up at the end.
@@ -68,6 +74,27 @@ fn the_file_of_a_thin_unit_shrinks() {
     let row = swaps_to(&url);
     assert_eq!((row["discards"].as_u64(), blocks(&file)), (Some(0), before), "thick: {row}");
     assert_eq!(told(&url).json()["discard"]["unmap"], false);
+}
+
+#[test]
+fn connections_that_are_cut_lose_no_page_by_it() {
+    let Some(tgt) = or_skip(Tgt::with_area("tgt-discard-cut", BYTES)) else { return };
+    let before = filled(&tgt.file("t1"), &tgt.url("t1"));
+    let pcap = tgt.scratch("sent.pcap");
+    let log = Arc::new(RecordLog::new(&pcap, Protocol::Iscsi));
+    // All along: the host moves some 60 MB.
+    let proxy = Proxy::start(tgt.port(), &log, Cuts::new(11, 40, 2_000_000));
+    let row = swaps_to(&(tgt.url_at("t1", proxy.port()) + "?discard=on"));
+    let (cuts, _) = proxy.cuts();
+    drop(proxy);
+    log.finish();
+    assert!(cuts > 10, "{cuts} cuts, {row}");
+    assert!(row["discarded_slots"].as_u64().unwrap() > 1000, "{row}");
+    assert!(before - blocks(&tgt.file("t1")) >= 1000 * 8, "{row}");
+    if has_judge() {
+        let verdict = judge(&pcap, tgt.port());
+        assert!(verdict.is_fine() && verdict.commands > 500, "{verdict:?}");
+    }
 }
 
 #[test]
