@@ -3,7 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::WritePolicy;
+/// When a write is durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WritePolicy {
+    /// Every write carries FUA.
+    #[default]
+    Fua,
+    /// Every write is followed by SYNCHRONIZE CACHE over its blocks, for units without FUA.
+    SyncCache,
+}
 
 /// Whether a digest (RFC 7143 section 11.2.3) is used: CRC32C of a header or of data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
