@@ -2,18 +2,21 @@
 
 use hdrhistogram::Histogram;
 use netswap::real::load::{Load, LoadError, LoadReport, LoadSpec, Pattern, Stop};
-use netswap::real::{RealStore, StoreUrl, fit_to_write};
+use netswap::real::{MkswapOptions, RealStore, StoreUrl, fit_to_write, make_area_if_absent};
 use netswap::reserve::PAGE_SIZE;
 use netswap::swap::backend::BATCH_PAGES_MAX;
 use netswap::units::{Bytes, Nanos};
 use serde::Serialize;
 
+use super::mkswap::{not_made, random_uuid, with_progress};
 use super::progress::{self, Lines};
 use super::remote::{self, Connect, Protections};
 use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
 
 /// Requests outstanding at most: what a table of a client holds in a few MiB. Picked by eye.
 const DEPTH_MAX: u64 = 4096;
+/// How long a request may take while an area is made, if --timeout does not say. As long as for `mkswap`.
+const MAKE_WITHIN: Nanos = Nanos(60_000_000_000);
 
 #[derive(clap::Args)]
 #[command(after_help = remote::with_urls("Examples:
@@ -36,7 +39,7 @@ pub(super) struct Args {
     /// What is done
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::ALL.map(Pattern::name))]
     rw: String,
-    /// Bytes of an operation: pages of 4KiB, up to 64KiB
+    /// Bytes of an operation: pages of 4KiB, up to 64KiB. The last one of the area moves what is left of it
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]
     bs: Bytes,
     /// How far it is from one operation to the next, with --rw read and write: a multiple of --bs; behind the
@@ -62,7 +65,8 @@ pub(super) struct Args {
     /// Whether operations on adjacent blocks that wait together go to the server as one request (NFS)
     #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"], default_value = "on")]
     merge: String,
-    /// Make the file with this size, and an area of it, if it is absent or empty
+    /// Make the file an area of this size, as `mkswap` does, if it is absent or empty: every page is written,
+    /// so it has no holes. A file that is there must not be smaller
     #[arg(long, value_name = "SIZE")]
     create: Option<Bytes>,
     /// Overwrite a file that has no swap header
@@ -151,6 +155,15 @@ pub(super) fn run(args: &Args) -> Outcome {
             Bytes((1 + block_pages as u64) * PAGE_SIZE as u64)
         )));
     }
+    if let (Some(create), Some(size)) = (args.create, args.size)
+        && size.pages() > create.pages()
+    {
+        let what = format!("--size {size} is more than what --create {create} makes");
+        return Err(Failure::usage(what));
+    }
+    // What is wrong with the options is said before a file is made.
+    stride_blocks(args, pattern)?;
+    create(&url, args)?;
     let mut store = open(&url, args)?;
     let spec = spec(args, pattern, block_pages, &mut store)?;
     let load = Load::new(spec).map_err(|error| match error {
@@ -218,10 +231,25 @@ fn stride_blocks(args: &Args, pattern: Pattern) -> Result<u32, Failure> {
     }
 }
 
+/// Makes the file, if it is to be made and is not there.
+fn create(url: &StoreUrl, args: &Args) -> Result<(), Failure> {
+    let Some(size) = args.create else { return Ok(()) };
+    let options = MkswapOptions {
+        bytes: Some(size.0),
+        force: false,
+        uuid: random_uuid()?,
+        label: [0; 16],
+        request_timeout: args.timeout.unwrap_or(MAKE_WITHIN).span(),
+    };
+    let open = args.connect.options(args.qd as usize);
+    let made = with_progress(|told| make_area_if_absent(url, &open, &options, told));
+    made.map_err(not_made)?;
+    Ok(())
+}
+
 fn open(url: &StoreUrl, args: &Args) -> Result<RealStore, Failure> {
     let mut options = args.connect.options(args.qd as usize);
     options.merge = args.merge == "on";
-    options.create_bytes = args.create.map(|size| size.pages() * PAGE_SIZE as u64);
     let store = RealStore::open(url, &options).map_err(remote::not_opened)?;
     let most = store.limits().in_flight as u64;
     if args.qd > most {
@@ -244,14 +272,20 @@ fn spec(
     } else {
         (1, store.slots().saturating_sub(1))
     };
+    let has = Bytes((u64::from(there) + 1) * PAGE_SIZE as u64);
+    if let Some(create) = args.create
+        && create.pages() > u64::from(there) + 1
+    {
+        return Err(Failure::usage(format!(
+            "--create {create}: there is a file already, and it has {has}: leave --create out to use it as it is, or \
+             remove it"
+        )));
+    }
     // The place of the header counts: an area of 1GiB is used up by --size 1GiB.
     let wanted = args.size.map(|size| size.pages().min(u64::from(there) + 1));
     let slots = match (args.size, wanted) {
         (Some(size), Some(pages)) if pages < size.pages() => {
-            return Err(Failure::usage(format!(
-                "--size {size} is more than the area has: {}",
-                Bytes((u64::from(there) + 1) * PAGE_SIZE as u64)
-            )));
+            return Err(Failure::usage(format!("--size {size} is more than the area has: {has}")));
         }
         (_, Some(pages)) => (pages as u32).saturating_sub(1).min(there),
         _ => there,
@@ -259,7 +293,7 @@ fn spec(
     let stop = match (args.time, args.ops, args.size) {
         (Some(time), _, _) => Stop::After(time.span()),
         (None, Some(ops), _) => Stop::Ops(ops),
-        (None, None, Some(_)) => Stop::Ops(u64::from(slots / block_pages as u32).max(1)),
+        (None, None, Some(_)) => Stop::Ops(u64::from(slots.div_ceil(block_pages as u32)).max(1)),
         (None, None, None) => Stop::After(Nanos(10_000_000_000).span()),
     };
     Ok(LoadSpec {

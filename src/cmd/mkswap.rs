@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 
-use netswap::real::{MkswapOptions, OpenOptions, Progress, make_area};
+use netswap::real::{MkswapError, MkswapOptions, OpenOptions, Progress, make_area};
 use netswap::units::{Bytes, Nanos};
 use serde_json::json;
 
@@ -71,7 +71,7 @@ fn format_uuid(uuid: [u8; 16]) -> String {
 }
 
 /// A random UUID (RFC 9562 section 5.4).
-fn random_uuid() -> Result<[u8; 16], Failure> {
+pub(super) fn random_uuid() -> Result<[u8; 16], Failure> {
     let mut uuid = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut uuid))
@@ -91,32 +91,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         label: args.label,
         request_timeout: args.timeout.span(),
     };
-    // How much there is of a LUN is not known before it is open.
-    let mut pages = args.size.map_or(0, Bytes::pages);
-    let bar = progress::bar(pages, "{msg} [{bar:40}] {percent}% {eta}");
-    let mut lines = Lines::new();
-    let result = make_area(&url, &OpenOptions::default(), &options, &mut |progress| {
-        let (what, done) = match progress {
-            Progress::Begun(slots) => {
-                pages = slots.into();
-                return bar.set_length(pages);
-            }
-            Progress::Read(done) => ("reading what is there", done),
-            Progress::Written(done) => ("writing", done),
-        };
-        bar.set_message(what);
-        bar.set_position(done);
-        lines.tell(format_args!("{what}: {done} of {pages} pages"));
-    });
-    bar.finish_and_clear();
-    let made = result.map_err(|error| Failure {
-        code: match () {
-            () if error.is_refusal() => EXIT_USAGE,
-            () if error.is_unreachable() => EXIT_UNREACHABLE,
-            () => EXIT_FAILED,
-        },
-        message: Some(error.to_string()),
-    })?;
+    let open = OpenOptions::default();
+    let made = with_progress(|told| make_area(&url, &open, &options, told)).map_err(not_made)?;
     let seconds = made.took.as_nanos() as f64 / 1e9;
     let label = args.label.split(|byte| *byte == 0).next().unwrap_or_default();
     let label = String::from_utf8_lossy(label);
@@ -145,6 +121,44 @@ pub(super) fn run(args: &Args) -> Outcome {
         ))?;
     }
     Ok(EXIT_OK)
+}
+
+/// What it means for a command that no area was made.
+pub(super) fn not_made(error: MkswapError) -> Failure {
+    let code = match () {
+        () if error.is_refusal() => EXIT_USAGE,
+        () if error.is_unreachable() => EXIT_UNREACHABLE,
+        () => EXIT_FAILED,
+    };
+    Failure { code, message: Some(error.to_string()) }
+}
+
+/// Lets an area be made by `make`, and shows how far it is.
+pub(super) fn with_progress<T>(make: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
+    // How much there is of a LUN is not known before it is open.
+    let mut pages = 0;
+    let mut bar = None;
+    let mut lines = Lines::new();
+    let made = make(&mut |progress| {
+        let (what, done) = match progress {
+            Progress::Begun(slots) => {
+                pages = u64::from(slots);
+                bar = Some(progress::bar(pages, "{msg} [{bar:40}] {percent}% {eta}"));
+                return;
+            }
+            Progress::Read(done) => ("reading what is there", done),
+            Progress::Written(done) => ("writing", done),
+        };
+        if let Some(bar) = &bar {
+            bar.set_message(what);
+            bar.set_position(done);
+        }
+        lines.tell(format_args!("{what}: {done} of {pages} pages"));
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    made
 }
 
 #[cfg(test)]

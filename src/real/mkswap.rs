@@ -169,6 +169,32 @@ impl MkswapError {
     }
 }
 
+/// Makes a file that is absent, or empty, a swap area, as [`make_area`] does; one that has a byte is left as it is, whatever
+/// is in it. `None` if it was left.
+///
+/// # Errors
+/// As those of [`make_area`]; there is nothing to be overwritten.
+pub fn make_area_if_absent(
+    url: &StoreUrl,
+    open: &OpenOptions,
+    options: &MkswapOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Option<Made>, MkswapError> {
+    let Some(bytes) = options.bytes else {
+        return Err(MkswapError::NoSize { server: url.to_string() });
+    };
+    let wanted = pages_of(bytes)?;
+    let create_bytes = Some(u64::from(wanted) * PAGE_SIZE as u64);
+    let open = OpenOptions { create_bytes, in_flight: IN_FLIGHT, ..open.clone() };
+    let mut store = RealStore::open(url, &open)?;
+    let made = match store.facts().is_new {
+        true => Some(write_area(&mut store, wanted, options, told)?),
+        false => None,
+    };
+    store.shutdown();
+    Ok(made)
+}
+
 /// Makes a swap area at `url`; `told` hears how far it is.
 ///
 /// Every page is written, so the file has no holes, and a server without the space says so now.
@@ -190,7 +216,6 @@ pub fn make_area(
     };
     let open = OpenOptions { create_bytes, in_flight: IN_FLIGHT, ..open.clone() };
     let mut store = RealStore::open(url, &open)?;
-    let begun = store.now();
     let (server, slots) = (store.server().to_string(), store.slots());
     let wanted = match asked {
         None => pages_of(u64::from(slots) * PAGE_SIZE as u64)?,
@@ -202,9 +227,22 @@ pub fn make_area(
         }
         Some(wanted) => wanted,
     };
+    let made = write_area(&mut store, wanted, options, told)?;
+    store.shutdown();
+    Ok(made)
+}
+
+/// Writes an area of `wanted` pages into a store that is open and has them.
+fn write_area(
+    store: &mut RealStore,
+    wanted: u32,
+    options: &MkswapOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Made, MkswapError> {
     told(Progress::Begun(wanted));
+    let (begun, server) = (store.now(), store.server().to_string());
     let is_new = store.facts().is_new;
-    let mut sweep = Sweep::new(&mut store, options.request_timeout);
+    let mut sweep = Sweep::new(store, options.request_timeout);
     let mut pages_read = 0;
     if !is_new && !options.force {
         sweep.run(Op::Read, 0..wanted, &mut |first, pages| {
@@ -225,7 +263,7 @@ pub fn make_area(
     let header = Header { uuid: options.uuid, label: options.label, ..Header::new(wanted) };
     let mut page = [0; PAGE_SIZE];
     header.write(&mut page);
-    let kept = write_header_page(&mut store, &page).and_then(|()| read_header_page(&mut store));
+    let kept = write_header_page(store, &page).and_then(|()| read_header_page(store));
     let kept = kept.map_err(|error| {
         let advice = store.advice(&error);
         MkswapError::Transfer { server: server.clone(), slot: 0, error, advice }
@@ -234,7 +272,6 @@ pub fn make_area(
         return Err(MkswapError::NotKept { server });
     }
     let took = store.now().since(begun);
-    store.shutdown();
     Ok(Made { slots: wanted, is_new, pages_read, pages_written: pages_written + 1, took })
 }
 

@@ -43,6 +43,6 @@ pub use client::{Counters, Durability, Fact, RealClient, StoreFacts, WriteProof}
 pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
 pub use list::{Entry, ListFailure, ListOptions, Listing};
 pub use local::is_this_host;
-pub use mkswap::{Made, MkswapError, MkswapOptions, Progress, make_area};
+pub use mkswap::{Made, MkswapError, MkswapOptions, Progress, make_area, make_area_if_absent};
 pub use scheme::{Location, Scheme, SchemeTable, SchemeTaken, StoreUrl, UrlProblem, redacted};
 pub use store::{OpenOptions, RealStore};

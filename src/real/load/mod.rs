@@ -95,7 +95,7 @@ pub enum Stop {
 pub struct LoadSpec {
     /// What it does.
     pub pattern: Pattern,
-    /// Pages of a block, 1 to 16: what one operation moves.
+    /// Pages of a block, 1 to 16: what one operation moves. The last block of the slots is what is left of them.
     pub block_pages: usize,
     /// How many blocks a load in order goes on from one operation to the next: 1, or more to keep adjacent
     /// ones apart. Behind the last block it goes on at the beginning.
@@ -162,7 +162,7 @@ pub enum LoadError {
         /// Why.
         source: PoolError,
     },
-    /// There is no whole block.
+    /// There is not one whole block.
     #[error("{slots} slots beside the header do not hold one block of {block_pages} pages")]
     TooSmall {
         /// Slots there are.
@@ -335,8 +335,7 @@ impl Load {
     pub fn new(spec: LoadSpec) -> Result<Load, LoadError> {
         assert!(spec.depth > 0, "a load of depth 0");
         assert!((1..=BATCH_PAGES_MAX).contains(&spec.block_pages), "{} pages", spec.block_pages);
-        let blocks = spec.slots / spec.block_pages as u32;
-        if blocks == 0 {
+        if spec.slots < spec.block_pages as u32 {
             let LoadSpec { slots, block_pages, .. } = spec;
             return Err(LoadError::TooSmall { slots, block_pages });
         }
@@ -354,7 +353,7 @@ impl Load {
             slots: SlotTable::new(
                 spec.first_slot,
                 spec.block_pages as u32,
-                blocks,
+                spec.slots,
                 spec.stride_blocks,
                 spec.seed,
             ),
@@ -509,7 +508,7 @@ impl Load {
         let mut flight =
             Flight { op, first, since: store.now(), expected: [None; BATCH_PAGES_MAX] };
         let mut pages = PageVec::new();
-        for i in 0..self.spec.block_pages {
+        for i in 0..self.slots.block_len(first) as usize {
             let slot = first + i as u32;
             let mut page = {
                 let _scope = (op == Op::Read).then(|| EmergencyScope::enter(&self.pool, self.rx));
