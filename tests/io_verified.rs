@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::Ordering;
 
 use common::command::netswap;
-use common::nfs::{Served, area};
+use common::nfs::{Served, area, area_in};
 use netswap::reserve::PAGE_SIZE;
 
 /// Slots of the area; 16 MiB.
@@ -128,6 +128,31 @@ fn a_file_can_be_made_and_one_with_other_content_is_left_alone() {
     assert_eq!(made.code, 0, "{made:?}");
     let again = netswap(&[&["io", &served.url("new")], &args[..]].concat());
     assert_eq!(again.code, 0, "it is an area now: {again:?}");
+}
+
+#[test]
+fn reads_end_where_the_area_does_and_not_where_its_store_does() {
+    let served = Served::new(vec![("area0", area_in(SLOTS, 64))]);
+    let url = served.url("area0");
+    let write = ["--rw", "write", "--ops", "63", "--verify"];
+    let ran = netswap(&[&["io", &url], &write[..]].concat());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for rw in ["read", "randread"] {
+        let args = ["io", &url, "--rw", rw, "--ops", "500", "--qd", "4", "--verify", "--json"];
+        let ran = netswap(&args);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(ran.json()["pages_verified"], 500, "{ran:?}");
+    }
+    let ran = netswap(&["io", &url, "--rw", "read", "--size", "1MiB"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("--size 1MiB is more than the area has: 256KiB"), "{ran:?}");
+    // Without a header there is only the store to go by.
+    served.with(|server| {
+        netswap::swap::Disk::write_at(server.disk_mut("area0").unwrap(), 0, &[0; PAGE_SIZE])
+            .unwrap();
+    });
+    let ran = netswap(&["io", &url, "--rw", "read", "--size", "1MiB", "--json"]);
+    assert_eq!((ran.code, &ran.json()["ops"]), (0, &255.into()), "{ran:?}");
 }
 
 #[test]

@@ -53,7 +53,9 @@ struct Report {
     server: String,
     address: Option<String>,
     fit: bool,
+    /// Of the area, if there is one.
     slots: u32,
+    store_slots: u32,
     /// What the server said, by the names of its protocol.
     #[serde(flatten)]
     said: serde_json::Map<String, Value>,
@@ -88,6 +90,7 @@ fn report(found: &CheckReport) -> Report {
         address: found.address.map(|at| at.to_string()),
         fit: found.is_fit(),
         slots: found.slots,
+        store_slots: found.store_slots,
         said: said.collect(),
         latency: Latency {
             ready_us: us(found.ready_after),
@@ -110,8 +113,14 @@ fn text(found: &CheckReport, report: &Report) -> String {
     for said in &found.facts.said {
         fact(said.name, said.text.clone());
     }
-    let bytes = u64::from(report.slots) * PAGE_SIZE as u64;
-    fact("slots", format!("pages of 4KiB: {}, {} in all", report.slots, Bytes(bytes)));
+    let bytes = |slots: u32| Bytes(u64::from(slots) * PAGE_SIZE as u64);
+    let mut slots = format!("pages of 4KiB: {}, {} in all", report.slots, bytes(report.slots));
+    if report.store_slots > report.slots {
+        let store = report.store_slots;
+        slots +=
+            &format!("; the area takes no more of the {store}, {}, of its store", bytes(store));
+    }
+    fact("slots", slots);
     let write = |us: Option<f64>| us.map_or("not tried".into(), micros);
     fact(
         "latency",

@@ -2,7 +2,9 @@
 
 use hdrhistogram::Histogram;
 use netswap::real::load::{Load, LoadError, LoadReport, LoadSpec, Pattern, Stop};
-use netswap::real::{MkswapOptions, RealStore, StoreUrl, fit_to_write, make_area_if_absent};
+use netswap::real::{
+    MkswapOptions, RealStore, StoreUrl, area_to_read, fit_to_write, make_area_if_absent,
+};
 use netswap::reserve::PAGE_SIZE;
 use netswap::swap::backend::BATCH_PAGES_MAX;
 use netswap::units::{Bytes, Nanos};
@@ -265,13 +267,13 @@ fn spec(
     block_pages: usize,
     store: &mut RealStore,
 ) -> Result<LoadSpec, Failure> {
-    // A load that only reads takes any file, as far as it goes behind the place of the header.
-    let (first_slot, there) = if pattern.is_writing() || args.create.is_some() {
-        let area = fit_to_write(store, args.force).map_err(failed)?;
-        (area.first_slot, area.slots)
-    } else {
-        (1, store.slots().saturating_sub(1))
+    // A load that only reads takes any file, as far as it goes behind the place of the header, or as the
+    // header says if there is one.
+    let area = match pattern.is_writing() || args.create.is_some() {
+        true => fit_to_write(store, args.force).map_err(failed)?,
+        false => area_to_read(store).map_err(failed)?,
     };
+    let (first_slot, there) = (area.first_slot, area.slots);
     let has = Bytes((u64::from(there) + 1) * PAGE_SIZE as u64);
     if let Some(create) = args.create
         && create.pages() > u64::from(there) + 1

@@ -11,7 +11,7 @@ use super::store::RealStore;
 /// few seconds.
 const PAGE_WITHIN: Span = Span::from_secs(30);
 
-/// What is known of an area that may be written.
+/// What is known of the slots of a store that are to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AreaFacts {
     /// The first slot behind the header.
@@ -87,6 +87,29 @@ pub fn write_header_page(
     let mut frame = one_page();
     frame.bytes_mut().copy_from_slice(page);
     store.transfer(Op::Write, Slot(0), PageVec::from_iter([frame]), PAGE_WITHIN).1
+}
+
+/// The slots of a store's area, to be read: as many as its header says, or all there are if it has none, or
+/// the store is shorter than that.
+///
+/// # Errors
+/// When its first page cannot be read.
+pub fn area_to_read(store: &mut RealStore) -> Result<AreaFacts, FitError> {
+    let slots = store.slots();
+    let header = match slots {
+        // Not even room for a header.
+        0 => None,
+        _ => {
+            let page = read_header_page(store).map_err(|error| FitError::Transfer {
+                server: store.server().to_string(),
+                error,
+            })?;
+            Header::parse(&page).ok()
+        }
+    };
+    let behind = slots.saturating_sub(1);
+    let slots = header.map_or(behind, |header| header.last_page.min(behind));
+    Ok(AreaFacts { first_slot: 1, slots, header })
 }
 
 /// Makes sure that the slots of `store` may be overwritten: it has a swap header, or was made by this

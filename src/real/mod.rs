@@ -38,7 +38,7 @@ mod pump;
 pub mod scheme;
 pub mod store;
 
-pub use area::{AreaFacts, FitError, fit_to_write};
+pub use area::{AreaFacts, FitError, area_to_read, fit_to_write};
 pub use client::{Counters, Durability, Fact, RealClient, StoreFacts, WriteProof};
 pub use error::{NotReady, OpenError, StoreUrlError, TransferError};
 pub use list::{Entry, ListFailure, ListOptions, Listing};

@@ -108,14 +108,14 @@ pub enum PagingError {
     /// No memory.
     #[error("no memory for the simulated host: {0}")]
     Pool(#[from] PoolError),
-    /// The store is smaller than what the tasks map.
+    /// The store, or the area in it, is smaller than what the tasks map.
     #[error(
         "{server} has {slots} pages, and {wanted} are mapped: make it larger, or lower --ram or --overcommit"
     )]
     TooSmall {
         /// The store.
         server: String,
-        /// Its pages.
+        /// Its pages; those of its area, if that is what is too small.
         slots: u32,
         /// Pages that the tasks map, and the header.
         wanted: u32,
@@ -202,7 +202,15 @@ pub fn run(
     };
     let setup_s = setup.elapsed().as_secs_f64();
     let wall = Instant::now();
-    let ended = paging.swapon().and_then(|()| {
+    let on = paging.swapon();
+    // The header may speak of fewer pages than the store has, and of bad ones.
+    let free = paging.pager.areas().next().map_or(0, |info| info.free);
+    if on.is_ok() && free < pages {
+        // Why it was not taken is told; what could go wrong with letting go of it is not worth more.
+        let _ = paging.drain(&pool);
+        return Err(PagingError::TooSmall { server, slots: free + 1, wanted: pages + 1 });
+    }
+    let ended = on.and_then(|()| {
         for _ in 0..scenario.workers() {
             let pages = scenario.pages_per_worker();
             let range = paging.pager.map_anonymous(pages);

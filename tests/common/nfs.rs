@@ -27,7 +27,12 @@ pub(crate) struct Served {
 
 /// A disk with the header of an area, as `mkswap` leaves it.
 pub(crate) fn area(slots: u32) -> MemDisk {
-    let mut disk = MemDisk::new(u64::from(slots) * PAGE_SIZE as u64);
+    area_in(slots, slots)
+}
+
+/// An area of `slots` at the beginning of a disk that has more.
+pub(crate) fn area_in(disk_slots: u32, slots: u32) -> MemDisk {
+    let mut disk = MemDisk::new(u64::from(disk_slots) * PAGE_SIZE as u64);
     let mut header = [0; PAGE_SIZE];
     Header::new(slots).write(&mut header);
     disk.write_at(0, &header).unwrap();
