@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use common::command::netswap;
 use common::nfs::{Served, area, area_in};
@@ -153,6 +154,44 @@ fn reads_end_where_the_area_does_and_not_where_its_store_does() {
     });
     let ran = netswap(&["io", &url, "--rw", "read", "--size", "1MiB", "--json"]);
     assert_eq!((ran.code, &ran.json()["ops"]), (0, &255.into()), "{ran:?}");
+}
+
+#[test]
+fn what_a_server_that_is_gone_keeps_to_itself_is_counted_and_not_waited_for_page_by_page() {
+    let served = Served::new(vec![("area0", area(SLOTS))]);
+    // All is written by then, and most is not read back.
+    let hang = served.hang_when(|server| server.stats().reads > 40);
+    let begun = Instant::now();
+    let ran = netswap(&[
+        "io",
+        &served.url("area0"),
+        "--rw",
+        "write",
+        "--size",
+        "16MiB",
+        "--merge",
+        "off",
+        "--qd",
+        "4",
+        "--verify",
+        "--timeout",
+        "200ms",
+        "--json",
+    ]);
+    let took = begun.elapsed();
+    hang.wait();
+    drop(hang);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let report = ran.json();
+    let pages = |name: &str| report[name].as_u64().unwrap();
+    assert_eq!((pages("writes"), pages("pages_wrong")), (u64::from(SLOTS) - 1, 0), "{report}");
+    assert!((30..=41).contains(&pages("pages_verified")), "{report}");
+    assert_eq!(pages("pages_verified") + pages("pages_unverified"), u64::from(SLOTS) - 1);
+    let why = report["ended_early"].as_str().unwrap();
+    assert!(why.contains("reads in a row were not answered in time"), "{why}");
+    assert!(ran.stderr.contains(why), "{ran:?}");
+    // One after the other, 4 at a time, they would take more than three minutes.
+    assert!(took < Duration::from_secs(60), "{took:?}");
 }
 
 #[test]

@@ -135,6 +135,8 @@ struct Report {
     write: Option<Percentiles>,
     pages_verified: u64,
     pages_wrong: u64,
+    /// Written, and not read back at the end.
+    pages_unverified: u64,
     store_errors: u64,
     /// Opened so far, those at the start included.
     connections: u64,
@@ -174,13 +176,14 @@ pub(super) fn run(args: &Args) -> Outcome {
     })?;
     let mut lines = Lines::new();
     let bar = progress::bar(1000, "{msg:40} [{bar:40}] {percent:>3}% {elapsed_precise}");
-    let done = load.run(&mut store, &mut |share, ops| {
-        let share = share.min(0.99);
+    let done = load.run(&mut store, &mut |far| {
+        let (share, ops) = (far.share.min(0.99), far.ops);
+        let what = if far.is_reading_back { "reading back" } else { &*args.rw };
         bar.set_position((share * 1000.0) as u64);
         if !bar.is_hidden() {
-            bar.set_message(format!("{}: {ops} operations", args.rw));
+            bar.set_message(format!("{what}: {ops} operations"));
         }
-        lines.tell(format_args!("{}: {:.0} %, {ops} operations", args.rw, share * 100.0));
+        lines.tell(format_args!("{what}: {:.0} %, {ops} operations", share * 100.0));
     });
     bar.finish_and_clear();
     let done = done.map_err(failed)?;
@@ -196,7 +199,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     for fault in &report.faults {
         out::note(format_args!("netswap: {}: {fault}", report.server));
     }
-    if let Some(why) = &report.ended_early {
+    if let Some(why) = report.ended_early.as_ref().filter(|_| args.json) {
         out::note(format_args!("netswap: {}: {why}", report.server));
     }
     Ok(code)
@@ -337,6 +340,7 @@ fn report(args: &Args, store: &RealStore, done: &LoadReport) -> Report {
         write: Percentiles::of(&done.write_latency),
         pages_verified: done.pages_verified,
         pages_wrong: done.pages_wrong,
+        pages_unverified: done.pages_unverified,
         store_errors: done.store_errors,
         connections: store.net_stats().conns.connects,
         quarantined_slots: done.quarantined,
@@ -374,8 +378,12 @@ fn text(report: &Report) -> String {
     }
     text += &netswap::report::table(&rows);
     if report.verify {
+        let unread = match report.pages_unverified {
+            0 => String::new(),
+            n => format!(", {n} not read back"),
+        };
         text += &format!(
-            "{} pages verified, {} wrong; {}\n",
+            "{} pages verified, {} wrong{unread}; {}\n",
             report.pages_verified,
             report.pages_wrong,
             out::count(report.store_errors, "error") + " of the store",
@@ -388,6 +396,9 @@ fn text(report: &Report) -> String {
             "{} in quarantine: a late copy of a write may still reach them\n",
             out::count(report.quarantined_slots.into(), "slot"),
         );
+    }
+    if let Some(why) = &report.ended_early {
+        text += &format!("ended early: {why}\n");
     }
     text += &format!("in force: {}", report.protections.line());
     text

@@ -40,6 +40,11 @@ use slots::SlotTable;
 pub const RX_RESERVE: &str = "io.rx";
 /// Faults that are told one by one; the others are counted.
 pub const FAULTS_TOLD: usize = 8;
+/// Reads in a row that run out of time before a server is taken for gone while pages are read back, or as many as are
+/// outstanding if that is more. Picked by eye: a server that is alive and slow answers one of them.
+const LATE_READS_MAX: usize = 8;
+/// How long a load may sleep before it tells how far it is.
+const TELL_EVERY: Span = Span::from_secs(1);
 /// Frames beside those for pages that are outstanding: the least headroom of a pool and its gaps.
 const POOL_MARGIN: u32 = 64;
 
@@ -151,6 +156,17 @@ impl fmt::Display for LoadFault {
     }
 }
 
+/// How far a load is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadProgress {
+    /// The share that is done, from 0 to 1: of the load, then of reading back.
+    pub share: f64,
+    /// Operations that ended well.
+    pub ops: u64,
+    /// What was written is being read back.
+    pub is_reading_back: bool,
+}
+
 /// Why a load ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -176,6 +192,15 @@ pub enum LoadError {
     /// The store takes nothing any more.
     #[error("the store takes no requests any more: {}", why(.0))]
     Store(BackendState),
+    /// The server is gone while pages are read back.
+    #[error(
+        "{reads} reads in a row were not answered in time: the server is taken for gone, and what is left is not read \
+         back"
+    )]
+    NotReadBack {
+        /// How many.
+        reads: usize,
+    },
     /// No slot may be written any more.
     #[error(
         "all {slots} slots are quarantined: a late copy of a write may still reach each of them; a restart \
@@ -211,6 +236,8 @@ pub struct LoadReport {
     pub pages_verified: u64,
     /// Pages that were not.
     pub pages_wrong: u64,
+    /// Pages that were written, and could not be read back at the end.
+    pub pages_unverified: u64,
     /// Operations that the store did not do.
     pub store_errors: u64,
     /// The first of the faults.
@@ -240,6 +267,7 @@ impl fmt::Debug for LoadReport {
             .field("requests", &self.requests)
             .field("pages_verified", &self.pages_verified)
             .field("pages_wrong", &self.pages_wrong)
+            .field("pages_unverified", &self.pages_unverified)
             .field("store_errors", &self.store_errors)
             .field("faults", &self.faults)
             .field("elapsed", &self.elapsed)
@@ -263,6 +291,7 @@ impl LoadReport {
             requests: 0,
             pages_verified: 0,
             pages_wrong: 0,
+            pages_unverified: 0,
             store_errors: 0,
             faults: ArrayVec::new(),
             elapsed: Span::ZERO,
@@ -317,6 +346,8 @@ pub struct Load {
     free: Vec<u32>,
     /// The load is over, and what it wrote is being read back: the next block.
     read_back: Option<u32>,
+    /// Reads in a row that ran out of time.
+    late_reads: usize,
     outstanding: usize,
     submitted: u64,
     fences: u64,
@@ -362,6 +393,7 @@ impl Load {
             flights: vec![flight; spec.depth].into(),
             free: (0..spec.depth as u32).rev().collect(),
             read_back: None,
+            late_reads: 0,
             outstanding: 0,
             submitted: 0,
             fences: 0,
@@ -371,16 +403,16 @@ impl Load {
         })
     }
 
-    /// Runs it to its end. `progress` is told the share that is done, from 0 to 1, and the operations.
+    /// Runs it to its end; `progress` is told how far it is.
     /// With verification, whatever it wrote is read back afterwards; that is in no figure but those of
-    /// pages and faults.
+    /// pages and faults. It is given up when a whole window of reads is not answered in time.
     ///
     /// # Errors
     /// When the system refuses to wait. What a store does wrong is in the report.
     pub fn run(
         mut self,
         store: &mut RealStore,
-        progress: &mut dyn FnMut(f64, u64),
+        progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<LoadReport, LoadError> {
         let cpu = thread_cpu();
         let begun = store.now();
@@ -393,7 +425,12 @@ impl Load {
         self.report.cpu = thread_cpu().saturating_sub(cpu);
         if self.spec.verify && self.spec.pattern.is_writing() {
             self.read_back = Some(0);
+            self.late_reads = 0;
             self.drive(store, begun, progress)?;
+            // Whatever was not even asked for: nothing, if it came to its end.
+            while let Some(first) = self.next_written() {
+                self.report.pages_unverified += u64::from(self.slots.block_len(first));
+            }
         }
         self.report.quarantined = self.slots.quarantined();
         Ok(self.report)
@@ -403,9 +440,9 @@ impl Load {
         &mut self,
         store: &mut RealStore,
         begun: Time,
-        progress: &mut dyn FnMut(f64, u64),
+        progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), LoadError> {
-        let (mut turns, mut gave_up) = (0u64, false);
+        let (mut turns, mut gave_up, mut told) = (0u64, false, begun);
         loop {
             let now = store.now();
             if !gave_up
@@ -418,7 +455,7 @@ impl Load {
             if self.outstanding == 0 {
                 return Ok(());
             }
-            store.turn(None)?;
+            store.turn(Some(now + TELL_EVERY))?;
             while let Some(end) = store.poll_completion() {
                 let now = store.now();
                 self.complete(now, end);
@@ -428,11 +465,26 @@ impl Load {
                 self.fences = fences;
                 self.slots.release();
             }
+            if !gave_up && self.read_back.is_some() && self.is_gone() {
+                gave_up = true;
+                let error = LoadError::NotReadBack { reads: self.late_reads };
+                self.report.ended_early = Some(error.to_string());
+            }
             turns += 1;
-            if turns.is_multiple_of(64) {
-                progress(self.share(begun, now), self.report.ops());
+            if turns.is_multiple_of(64) || now.since(told) >= TELL_EVERY {
+                told = now;
+                progress(LoadProgress {
+                    share: self.share(begun, now),
+                    ops: self.report.ops(),
+                    is_reading_back: self.read_back.is_some(),
+                });
             }
         }
+    }
+
+    /// Whether nobody answers reads any more.
+    fn is_gone(&self) -> bool {
+        self.late_reads >= self.spec.depth.max(LATE_READS_MAX)
     }
 
     fn share(&self, begun: Time, now: Time) -> f64 {
@@ -474,15 +526,8 @@ impl Load {
 
     /// The next operation; `None` if everything was read back.
     fn draw(&mut self) -> Result<Option<(Op, u32)>, LoadError> {
-        if let Some(at) = &mut self.read_back {
-            while *at < self.slots.blocks() {
-                let slot = self.slots.block_at(*at);
-                *at += 1;
-                if self.slots.generation(slot).is_some() {
-                    return Ok(Some((Op::Read, slot)));
-                }
-            }
-            return Ok(None);
+        if self.read_back.is_some() {
+            return Ok(self.next_written().map(|slot| (Op::Read, slot)));
         }
         for _ in 0..self.slots.blocks() {
             let (op, slot) = match self.spec.pattern {
@@ -501,6 +546,19 @@ impl Load {
             }
         }
         Err(LoadError::Quarantined { slots: self.slots.quarantined() })
+    }
+
+    /// The first slot of the next block that is to be read back.
+    fn next_written(&mut self) -> Option<u32> {
+        let at = self.read_back.as_mut()?;
+        while *at < self.slots.blocks() {
+            let slot = self.slots.block_at(*at);
+            *at += 1;
+            if self.slots.generation(slot).is_some() {
+                return Some(slot);
+            }
+        }
+        None
     }
 
     fn submit(&mut self, store: &mut RealStore, op: Op, first: u32) -> Result<(), LoadError> {
@@ -534,8 +592,11 @@ impl Load {
                 self.submitted += u64::from(self.read_back.is_none());
                 Ok(())
             }
-            Err(SubmitError::Full(_) | SubmitError::NotReady(_)) => {
+            Err(SubmitError::Full(request) | SubmitError::NotReady(request)) => {
                 self.free.push(place);
+                if self.read_back.is_some() {
+                    self.report.pages_unverified += request.pages.len() as u64;
+                }
                 Err(LoadError::Store(store.state()))
             }
         }
@@ -552,9 +613,16 @@ impl Load {
             self.last_end = now;
         }
         let slots = flight.first..flight.first + end.pages.len() as u32;
+        self.late_reads = match end.outcome {
+            Err(StoreError::TimedOut) if flight.op == Op::Read => self.late_reads + 1,
+            _ => 0,
+        };
         if let Err(error) = end.outcome {
             report.store_errors += 1;
             report.tell(LoadFault::Store { op: flight.op, slot: flight.first, error });
+            if !is_figure {
+                report.pages_unverified += end.pages.len() as u64;
+            }
         } else if is_figure {
             let latency = now.since(flight.since).as_nanos();
             let (count, histogram) = match flight.op {
