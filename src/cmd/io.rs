@@ -3,7 +3,8 @@
 use hdrhistogram::Histogram;
 use netswap::real::load::{Load, LoadError, LoadReport, LoadSpec, Pattern, Stop};
 use netswap::real::{
-    MkswapOptions, RealStore, StoreUrl, area_to_read, fit_to_write, make_area_if_absent,
+    Interrupt, MkswapOptions, OpenOptions, RealStore, StoreUrl, area_to_read, fit_to_write,
+    make_area_if_absent,
 };
 use netswap::reserve::PAGE_SIZE;
 use netswap::swap::backend::BATCH_PAGES_MAX;
@@ -13,6 +14,7 @@ use serde::Serialize;
 use super::mkswap::{not_made, random_uuid, with_progress};
 use super::progress::{self, Lines};
 use super::remote::{self, Connect, Protections};
+use super::signals::interruptible;
 use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
 
 /// Requests outstanding at most: what a table of a client holds in a few MiB. Picked by eye.
@@ -34,7 +36,8 @@ written (slot, number of the write, seed, checksum) and compares every page that
 back at the end. With --rw read and randread it compares with what an earlier run with --verify and the same --seed wrote.
 
 Exit codes: 0 every operation ended well and every page was right; 1 one did not, or the server refused \
-the file; 2 the command line cannot be used; 3 the server cannot be reached."))]
+the file; 2 the command line cannot be used; 3 the server cannot be reached; 130 and 143 ended by SIGINT (Ctrl-C) or SIGTERM, with the \
+report so far. A second signal ends it at once."))]
 pub(super) struct Args {
     /// The store: nfs://host[:port]/export/path/file or iscsi://[user@]host[:port]/target/lun
     url: String,
@@ -147,6 +150,10 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
+    interruptible(|interrupt| run_until(args, &interrupt))
+}
+
+fn run_until(args: &Args, interrupt: &Interrupt) -> Outcome {
     let url = remote::url(&args.url)?;
     let pattern =
         Pattern::ALL.into_iter().find(|p| p.name() == args.rw).expect("the parser knows them");
@@ -167,8 +174,8 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     // What is wrong with the options is said before a file is made.
     stride_blocks(args, pattern)?;
-    create(&url, args)?;
-    let mut store = open(&url, args)?;
+    create(&url, args, interrupt)?;
+    let mut store = open(&url, args, interrupt)?;
     let spec = spec(args, pattern, block_pages, &mut store)?;
     let load = Load::new(spec).map_err(|error| match error {
         LoadError::TooSmall { .. } => Failure::usage(error),
@@ -237,7 +244,7 @@ fn stride_blocks(args: &Args, pattern: Pattern) -> Result<u32, Failure> {
 }
 
 /// Makes the file, if it is to be made and is not there.
-fn create(url: &StoreUrl, args: &Args) -> Result<(), Failure> {
+fn create(url: &StoreUrl, args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
     let Some(size) = args.create else { return Ok(()) };
     let options = MkswapOptions {
         bytes: Some(size.0),
@@ -246,15 +253,17 @@ fn create(url: &StoreUrl, args: &Args) -> Result<(), Failure> {
         label: [0; 16],
         request_timeout: args.timeout.unwrap_or(MAKE_WITHIN).span(),
     };
-    let open = args.connect.options(args.qd as usize);
+    let open =
+        OpenOptions { interrupt: interrupt.clone(), ..args.connect.options(args.qd as usize) };
     let made = with_progress(|told| make_area_if_absent(url, &open, &options, told));
     made.map_err(not_made)?;
     Ok(())
 }
 
-fn open(url: &StoreUrl, args: &Args) -> Result<RealStore, Failure> {
+fn open(url: &StoreUrl, args: &Args, interrupt: &Interrupt) -> Result<RealStore, Failure> {
     let mut options = args.connect.options(args.qd as usize);
     options.merge = args.merge == "on";
+    options.interrupt = interrupt.clone();
     let store = RealStore::open(url, &options).map_err(remote::not_opened)?;
     let most = store.limits().in_flight as u64;
     if args.qd > most {

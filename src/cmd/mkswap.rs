@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 
-use netswap::real::{MkswapError, MkswapOptions, OpenOptions, Progress, make_area};
+use netswap::real::{Interrupt, MkswapError, MkswapOptions, OpenOptions, Progress, make_area};
 use netswap::units::{Bytes, Nanos};
 use serde_json::json;
 
 use super::progress::{self, Lines};
 use super::remote;
+use super::signals::interruptible;
 use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome, out};
 
 #[derive(clap::Args)]
@@ -19,7 +20,7 @@ use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome
   netswap mkswap 'nfs://127.0.0.1/swap/area0?nfsport=20490&mountport=20490' --size 64MiB --json\n
 Every page is written, and the signature last. A file or LUN that holds anything but zeros is read before and refused.\n
 Exit codes: 0 made; 1 the server failed, or has no space; 2 the command line, or there is something that is not \
-overwritten without --force; 3 nobody answers."))]
+overwritten without --force; 3 nobody answers; 130 and 143 ended by SIGINT (Ctrl-C) or SIGTERM. A second signal ends it at once."))]
 pub(super) struct Args {
     /// The file or the LUN
     url: String,
@@ -82,6 +83,10 @@ pub(super) fn random_uuid() -> Result<[u8; 16], Failure> {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
+    interruptible(|interrupt| run_until(args, interrupt))
+}
+
+fn run_until(args: &Args, interrupt: Interrupt) -> Outcome {
     let url = remote::url(&args.url)?;
     let uuid = args.uuid.map_or_else(random_uuid, Ok)?;
     let options = MkswapOptions {
@@ -91,8 +96,20 @@ pub(super) fn run(args: &Args) -> Outcome {
         label: args.label,
         request_timeout: args.timeout.span(),
     };
-    let open = OpenOptions::default();
-    let made = with_progress(|told| make_area(&url, &open, &options, told)).map_err(not_made)?;
+    let open = OpenOptions { interrupt, ..OpenOptions::default() };
+    let result = with_progress(|told| make_area(&url, &open, &options, told));
+    if let (true, Err(MkswapError::Interrupted { read, written, wanted, .. })) =
+        (args.json, &result)
+    {
+        out::line(json!({
+            "url": url.to_string(),
+            "pages": wanted,
+            "pages_read": read,
+            "pages_written": written,
+            "ended_early": "interrupted",
+        }))?;
+    }
+    let made = result.map_err(not_made)?;
     let seconds = made.took.as_nanos() as f64 / 1e9;
     let label = args.label.split(|byte| *byte == 0).next().unwrap_or_default();
     let label = String::from_utf8_lossy(label);

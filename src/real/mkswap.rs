@@ -136,12 +136,36 @@ pub enum MkswapError {
         /// What to do about it.
         advice: Cow<'static, str>,
     },
+    /// Somebody has seen enough ([`super::Interrupt`]).
+    #[error(
+        "interrupted: of {server} {read} pages were read, and {written} of {wanted} written: {}",
+        left_as(*.written, *.wanted)
+    )]
+    Interrupted {
+        /// The store.
+        server: String,
+        /// Pages read to see what the file holds.
+        read: u64,
+        /// Pages written.
+        written: u64,
+        /// Pages of the area.
+        wanted: u32,
+    },
     /// The header that was read back is not the one that was written.
     #[error("{server} did not keep the header that was written")]
     NotKept {
         /// The store.
         server: String,
     },
+}
+
+/// What an interrupted store is left as.
+fn left_as(written: u64, wanted: u32) -> &'static str {
+    match written {
+        0 => "nothing is changed but what was on its way",
+        n if n < u64::from(wanted) => "it has no signature, and is not taken for an area",
+        _ => "whether it has its signature already is not known",
+    }
 }
 
 impl MkswapError {
@@ -240,6 +264,29 @@ fn write_area(
     told: &mut dyn FnMut(Progress),
 ) -> Result<Made, MkswapError> {
     told(Progress::Begun(wanted));
+    let (mut read, mut written) = (0, 0);
+    let made = sweep_area(store, wanted, options, &mut |progress| {
+        match progress {
+            Progress::Begun(_) => {}
+            Progress::Read(done) => read = done,
+            Progress::Written(done) => written = done,
+        }
+        told(progress);
+    });
+    made.map_err(|error| match error {
+        MkswapError::Transfer { server, error: TransferError::Interrupted, .. } => {
+            MkswapError::Interrupted { server, read, written, wanted }
+        }
+        error => error,
+    })
+}
+
+fn sweep_area(
+    store: &mut RealStore,
+    wanted: u32,
+    options: &MkswapOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Made, MkswapError> {
     let (begun, server) = (store.now(), store.server().to_string());
     let is_new = store.facts().is_new;
     let mut sweep = Sweep::new(store, options.request_timeout);
@@ -373,6 +420,10 @@ impl<'s> Sweep<'s> {
                     end.pages.extend(rest.drain(..));
                 }
                 self.buffers.push(end.pages);
+            }
+            if self.store.is_interrupted() && outstanding > 0 {
+                self.store.give_up(&mut drop);
+                return Err(self.failed(next, TransferError::Interrupted));
             }
         }
         Ok(())

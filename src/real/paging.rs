@@ -275,6 +275,9 @@ impl Paging {
     /// Moves bytes; if none came, sleeps until some do, or something is due.
     fn advance(&mut self) -> Ended {
         self.pump.touch();
+        if self.pump.is_interrupted() {
+            return Err(failed("interrupted"));
+        }
         // What was submitted goes out before anybody sleeps, and what has come is taken.
         let before = self.pump.arrivals();
         let now = self.pump.now();

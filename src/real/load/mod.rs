@@ -201,6 +201,9 @@ pub enum LoadError {
         /// How many.
         reads: usize,
     },
+    /// Somebody has seen enough ([`super::Interrupt`]).
+    #[error("interrupted")]
+    Interrupted,
     /// No slot may be written any more.
     #[error(
         "all {slots} slots are quarantined: a late copy of a write may still reach each of them; a restart \
@@ -405,7 +408,8 @@ impl Load {
 
     /// Runs it to its end; `progress` is told how far it is.
     /// With verification, whatever it wrote is read back afterwards; that is in no figure but those of
-    /// pages and faults. It is given up when a whole window of reads is not answered in time.
+    /// pages and faults. It is given up when a whole window of reads is not answered in time. When the store is
+    /// interrupted, what is outstanding is given up, and the store shut down.
     ///
     /// # Errors
     /// When the system refuses to wait. What a store does wrong is in the report.
@@ -426,7 +430,9 @@ impl Load {
         if self.spec.verify && self.spec.pattern.is_writing() {
             self.read_back = Some(0);
             self.late_reads = 0;
-            self.drive(store, begun, progress)?;
+            if !store.is_interrupted() {
+                self.drive(store, begun, progress)?;
+            }
             // Whatever was not even asked for: nothing, if it came to its end.
             while let Some(first) = self.next_written() {
                 self.report.pages_unverified += u64::from(self.slots.block_len(first));
@@ -455,6 +461,10 @@ impl Load {
             if self.outstanding == 0 {
                 return Ok(());
             }
+            if store.is_interrupted() {
+                self.give_up(store);
+                return Ok(());
+            }
             store.turn(Some(now + TELL_EVERY))?;
             while let Some(end) = store.poll_completion() {
                 let now = store.now();
@@ -480,6 +490,17 @@ impl Load {
                 });
             }
         }
+    }
+
+    /// Ends with what there is: nobody waits for what is outstanding, and it is in no figure.
+    fn give_up(&mut self, store: &mut RealStore) {
+        self.report.ended_early = Some(LoadError::Interrupted.to_string());
+        store.give_up(&mut |end| {
+            if self.read_back.is_some() {
+                self.report.pages_unverified += end.pages.len() as u64;
+            }
+        });
+        self.outstanding = 0;
     }
 
     /// Whether nobody answers reads any more.
