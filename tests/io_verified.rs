@@ -80,6 +80,9 @@ fn an_area_that_is_made_is_written_to_its_last_page() {
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(ran.stderr.contains(hint), "{ran:?}");
     }
+    let ran = netswap(&["io", &url, "--rw", "read", "--time", "0"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    assert!(ran.stderr.contains("more than 0"), "{ran:?}");
     let args = ["--create", "1MiB", "--size", "2MiB", "--rw", "write"];
     let ran = netswap(&[&["io", &served.url("other")], &args[..]].concat());
     assert_eq!(ran.code, 2, "{ran:?}");

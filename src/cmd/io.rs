@@ -55,7 +55,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=DEPTH_MAX))]
     qd: u64,
     /// How long it lasts; a bare number is seconds [default: 10s, if neither --size nor --ops is given]
-    #[arg(long, value_parser = remote::time, conflicts_with = "ops")]
+    #[arg(long, value_parser = remote::some_time, conflicts_with = "ops")]
     time: Option<Nanos>,
     /// Bytes of the area that are used, from its start; without --time and --ops, also the bytes that are
     /// moved [default: the whole area]
@@ -78,7 +78,7 @@ pub(super) struct Args {
     #[arg(long)]
     force: bool,
     /// How long the server has for an operation [default: for ever]
-    #[arg(long, value_name = "TIME", value_parser = remote::time)]
+    #[arg(long, value_name = "TIME", value_parser = remote::some_time)]
     timeout: Option<Nanos>,
     /// Draws the slots, and is part of every page
     #[arg(long, default_value_t = 0)]

@@ -8,7 +8,7 @@ use netswap::units::{Bytes, Nanos};
 use serde_json::json;
 
 use super::progress::{self, Lines};
-use super::remote;
+use super::remote::{self, Connect};
 use super::signals::interruptible;
 use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome, out};
 
@@ -37,9 +37,11 @@ pub(super) struct Args {
     /// UUID of the area, as 01234567-89ab-cdef-0123-456789abcdef; a random one if not given
     #[arg(long, value_parser = parse_uuid)]
     uuid: Option<[u8; 16]>,
-    /// How long one request may take
-    #[arg(long, value_name = "TIME", default_value = "60s")]
+    /// How long one request may take; a bare number is seconds
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = remote::some_time)]
     timeout: Nanos,
+    #[command(flatten)]
+    connect: Connect,
     /// Print JSON: one object
     #[arg(long)]
     json: bool,
@@ -96,7 +98,7 @@ fn run_until(args: &Args, interrupt: Interrupt) -> Outcome {
         label: args.label,
         request_timeout: args.timeout.span(),
     };
-    let open = OpenOptions { interrupt, ..OpenOptions::default() };
+    let open = OpenOptions { interrupt, ..args.connect.options(1) };
     let result = with_progress(|told| make_area(&url, &open, &options, told));
     if let (true, Err(MkswapError::Interrupted { read, written, wanted, .. })) =
         (args.json, &result)
@@ -143,7 +145,7 @@ fn run_until(args: &Args, interrupt: Interrupt) -> Outcome {
 /// What it means for a command that no area was made.
 pub(super) fn not_made(error: MkswapError) -> Failure {
     let code = match () {
-        () if error.is_refusal() => EXIT_USAGE,
+        () if error.is_usage() || error.is_refusal() => EXIT_USAGE,
         () if error.is_unreachable() => EXIT_UNREACHABLE,
         () => EXIT_FAILED,
     };

@@ -76,6 +76,14 @@ pub enum MkswapError {
         /// The size asked for.
         bytes: u64,
     },
+    /// The store is there as it is, and is none for an area.
+    #[error("{server} has {slots} pages, too few for an area: at least {}KiB are needed", AREA_PAGES_MIN * 4)]
+    StoreTooSmall {
+        /// The store.
+        server: String,
+        /// Pages it has.
+        slots: u32,
+    },
     /// A file that is to be made has no length of its own.
     #[error("{server} is given its length: say which by --size")]
     NoSize {
@@ -180,6 +188,15 @@ impl MkswapError {
         }
     }
 
+    /// Whether something was asked for that there cannot be.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            MkswapError::TooSmall { .. } | MkswapError::TooLarge { .. } => true,
+            MkswapError::Open(error) => error.is_usage(),
+            _ => false,
+        }
+    }
+
     /// Whether there is something that must not be overwritten unasked.
     pub fn is_refusal(&self) -> bool {
         matches!(
@@ -242,7 +259,10 @@ pub fn make_area(
     let mut store = RealStore::open(url, &open)?;
     let (server, slots) = (store.server().to_string(), store.slots());
     let wanted = match asked {
-        None => pages_of(u64::from(slots) * PAGE_SIZE as u64)?,
+        None if u64::from(slots) < AREA_PAGES_MIN => {
+            return Err(MkswapError::StoreTooSmall { server, slots });
+        }
+        None => slots,
         Some(wanted) if url.can_create() && wanted != slots => {
             return Err(MkswapError::OtherLength { server, slots, wanted });
         }
