@@ -156,6 +156,32 @@ fn a_limit_holds_for_memory_that_is_not_there_yet() {
 }
 
 #[test]
+fn pages_are_back_before_their_pool_goes() {
+    // The library warns if they are not. That a warning would be seen, what the initiator logs shows.
+    let logged = |args: &[&str]| {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_netswap"));
+        let output = command.args(args).env("NETSWAP_LOG", "debug").output().unwrap();
+        let text = stderr(&output);
+        let is_heard = !args[1].starts_with("iscsi") || text.contains("logged in");
+        assert!(is_heard, "{args:?} logged nothing: {text}");
+        let warned = text.lines().find(|line| line.contains("a pool was dropped"));
+        assert_eq!(warned, None, "{args:?}");
+        output.status.code()
+    };
+    for protocol in ["nfs", "iscsi"] {
+        let server = Server::of(protocol, &["--memory", "1MiB"]);
+        let url = server.url();
+        assert_eq!(logged(&["mkswap", url, "--size", "1MiB"]), Some(0));
+        // Refused in the middle, with requests outstanding.
+        assert_eq!(logged(&["mkswap", url, "--size", "1MiB"]), Some(2));
+        assert_eq!(logged(&["io", url, "--rw", "mixed", "--ops", "100", "--verify"]), Some(0));
+        assert_eq!(logged(&["io", url, "--rw", "read", "--ops", "100"]), Some(0));
+        assert_eq!(logged(&["check", url, "--allow-local"]), Some(0));
+        server.stop();
+    }
+}
+
+#[test]
 fn the_server_is_strict_about_what_it_is_told() {
     let refused = |args: &[&str]| {
         let output = netswap(&[&["serve", "nfs"], args].concat());

@@ -59,11 +59,12 @@ pub enum FitError {
     },
 }
 
-/// One page outside of any load.
-fn one_page() -> Frame {
+/// One page outside of any load, and the pool that it goes back to, which is to be dropped after it.
+fn one_page() -> (PagePool, Frame) {
     // A pool has a headroom that ordinary callers leave alone.
     let pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(64) });
-    pool.alloc(Gfp::KERNEL).expect("the pool is new")
+    let page = pool.alloc(Gfp::KERNEL).expect("the pool is new");
+    (pool, page)
 }
 
 /// Reads the page in slot 0.
@@ -71,8 +72,9 @@ fn one_page() -> Frame {
 /// # Errors
 /// When it cannot be read.
 pub fn read_header_page(store: &mut RealStore) -> Result<[u8; PAGE_SIZE], TransferError> {
+    let (_pool, page) = one_page();
     let (pages, outcome) =
-        store.transfer(Op::Read, Slot(0), PageVec::from_iter([one_page()]), PAGE_WITHIN);
+        store.transfer(Op::Read, Slot(0), PageVec::from_iter([page]), PAGE_WITHIN);
     outcome.map(|()| *pages[0].bytes())
 }
 
@@ -84,7 +86,7 @@ pub fn write_header_page(
     store: &mut RealStore,
     page: &[u8; PAGE_SIZE],
 ) -> Result<(), TransferError> {
-    let mut frame = one_page();
+    let (_pool, mut frame) = one_page();
     frame.bytes_mut().copy_from_slice(page);
     store.transfer(Op::Write, Slot(0), PageVec::from_iter([frame]), PAGE_WITHIN).1
 }

@@ -375,6 +375,8 @@ struct Sweep<'s> {
     batch: usize,
     /// Buffers that are not with the store, of one batch each.
     buffers: Vec<PageVec>,
+    /// What they go back to: it is dropped after them.
+    _pool: PagePool,
 }
 
 impl<'s> Sweep<'s> {
@@ -391,7 +393,7 @@ impl<'s> Sweep<'s> {
         let buffers: Vec<PageVec> =
             (0..in_flight).map(buffer).filter(|pages| pages.len() == batch).collect();
         assert!(!buffers.is_empty(), "a pool of its own has room for a batch");
-        Sweep { server: store.server().to_string(), store, timeout, batch, buffers }
+        Sweep { server: store.server().to_string(), store, timeout, batch, buffers, _pool: pool }
     }
 
     fn failed(&self, slot: u32, error: impl Into<TransferError>) -> MkswapError {
@@ -400,8 +402,22 @@ impl<'s> Sweep<'s> {
         MkswapError::Transfer { server, slot, error, advice }
     }
 
-    /// Moves all of `slots`; `each` sees the pages of each request that has ended, and its first slot.
+    /// Moves all of `slots`; `each` sees the pages of each request that has ended, and its first slot. After an
+    /// error the store is shut down, and has no page any more.
     fn run(
+        &mut self,
+        op: Op,
+        slots: std::ops::Range<u32>,
+        each: &mut Look<'_>,
+    ) -> Result<(), MkswapError> {
+        let moved = self.move_all(op, slots, each);
+        if moved.is_err() {
+            self.store.give_up(&mut drop);
+        }
+        moved
+    }
+
+    fn move_all(
         &mut self,
         op: Op,
         slots: std::ops::Range<u32>,
@@ -442,7 +458,6 @@ impl<'s> Sweep<'s> {
                 self.buffers.push(end.pages);
             }
             if self.store.is_interrupted() && outstanding > 0 {
-                self.store.give_up(&mut drop);
                 return Err(self.failed(next, TransferError::Interrupted));
             }
         }
