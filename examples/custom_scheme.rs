@@ -137,7 +137,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         seed: 7,
         request_timeout: Some(Span::from_secs(1)),
     };
-    let report = Load::new(load)?.run(&mut store, &mut |_, _| {})?;
+    let report = Load::new(load)?.run(&mut store, &mut |_| {})?;
     println!("{url}: {} operations, {} pages verified", report.ops(), report.pages_verified);
     assert!(report.is_fine() && report.pages_verified > 10_000, "{report:?}");
     Ok(())

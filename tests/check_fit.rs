@@ -7,7 +7,7 @@ mod common;
 use std::net::TcpListener;
 
 use common::command::netswap;
-use common::nfs::{Served, area};
+use common::nfs::{Served, area, area_in};
 use netswap::reserve::PAGE_SIZE;
 use netswap::swap::{Disk, MemDisk};
 
@@ -52,6 +52,19 @@ fn a_file_without_a_header_is_not_fit_and_not_written() {
     let absent = netswap(&["check", &served.url("nothing")]);
     assert_eq!(absent.code, 1, "{absent:?}");
     assert!(absent.stderr.contains("netswap mkswap"), "{absent:?}");
+}
+
+#[test]
+fn an_area_that_is_shorter_than_its_store_is_what_is_looked_at() {
+    let served = Served::new(vec![("area0", area_in(4096, 256))]);
+    let url = served.url("area0");
+    let fit = netswap(&["check", &url, "--allow-local"]);
+    assert_eq!(fit.code, 0, "{fit:?}");
+    let slots =
+        "pages of 4KiB: 256, 1MiB in all; the area takes no more of the 4096, 16MiB, of its store";
+    assert!(fit.stdout.contains(slots), "{fit:?}");
+    let json = netswap(&["check", &url, "--allow-local", "--json"]).json();
+    assert_eq!((&json["slots"], &json["store_slots"]), (&256.into(), &4096.into()), "{json}");
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn a_server_that_others_wrote_is_loaded_checked_paged_to_and_killed() {
     }
 
     let fit = netswap(&["check", &url, "--allow-local"]);
-    assert_eq!(fit.code, 0, "{fit:?}");
+    assert_eq!(fit.code, 0, "an area that `io` made has no holes: {fit:?}");
     assert!(fit.stdout.contains("with the verifier of the write"), "{fit:?}");
     let holed = File::create(ganesha.export().join("holed")).unwrap();
     holed.set_len(1 << 20).unwrap();

@@ -84,7 +84,7 @@ fn run(pinned_verifier: bool, write: &str) -> (LoadReport, NfsStats, u64) {
     let mut report = None;
     std::thread::scope(|scope| {
         scope.spawn(|| keep_moving(&served, &over));
-        let count = allocations(|| report = Some(load.run(&mut store, &mut |_, _| ())));
+        let count = allocations(|| report = Some(load.run(&mut store, &mut |_| ())));
         over.store(true, Ordering::Release);
         assert_eq!(count, NOTHING);
     });

@@ -80,7 +80,13 @@ fn what_is_there_is_not_overwritten_unasked() {
     let (code, text) = mkswap(&["--size", "1MiB"]);
     assert!(code == 2 && text.contains("is a swap area already"), "{code} {text}");
     let (code, text) = mkswap(&["--size", "16KiB"]);
-    assert!(code == 1 && text.contains("at least 40KiB"), "{code} {text}");
+    assert!(code == 2 && text.contains("at least 40KiB"), "{code} {text}");
+    let (code, text) = mkswap(&["--size", "1MiB", "--timeout", "0"]);
+    assert!(code == 2 && text.contains("more than 0"), "{code} {text}");
+    // As check and io have them; a bare number is seconds.
+    let (code, text) =
+        mkswap(&["--size", "2MiB", "--timeout", "5", "--wait", "5", "--unprotected"]);
+    assert!(code == 2 && text.contains("256 pages already"), "{code} {text}");
     let (code, text) = mkswap(&["--size", "1MiB", "--uuid", "x"]);
     assert!(code == 2 && text.contains("01234567-89ab"), "{code} {text}");
     server.stop();
@@ -133,6 +139,46 @@ fn a_directory_is_listed_and_what_is_none_says_so() {
     assert_eq!(gone.status.code(), Some(3), "{}", stderr(&gone));
     assert!(netswap(&["ls", "http://h/"]).status.code() == Some(2));
     assert!(netswap(&["mkswap", &url, "--size", "1"]).status.code() == Some(2));
+    let begun = std::time::Instant::now();
+    let gone = netswap(&["mkswap", &url, "--size", "1MiB", "--wait", "200ms"]);
+    assert_eq!(gone.status.code(), Some(3), "{}", stderr(&gone));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "--wait is heeded");
+}
+
+#[test]
+fn a_limit_holds_for_memory_that_is_not_there_yet() {
+    let server = Server::start(&["--memory", "4MiB", "--absent", "--limit", "1MiB"]);
+    let large = netswap(&["mkswap", server.url(), "--size", "2MiB"]);
+    assert_eq!(large.status.code(), Some(1), "{}", stderr(&large));
+    let fits = netswap(&["mkswap", server.url(), "--size", "1MiB"]);
+    assert_eq!(fits.status.code(), Some(0), "{}", stderr(&fits));
+    server.stop();
+}
+
+#[test]
+fn pages_are_back_before_their_pool_goes() {
+    // The library warns if they are not. That a warning would be seen, what the initiator logs shows.
+    let logged = |args: &[&str]| {
+        let command = &mut Command::new(env!("CARGO_BIN_EXE_netswap"));
+        let output = command.args(args).env("NETSWAP_LOG", "debug").output().unwrap();
+        let text = stderr(&output);
+        let is_heard = !args[1].starts_with("iscsi") || text.contains("logged in");
+        assert!(is_heard, "{args:?} logged nothing: {text}");
+        let warned = text.lines().find(|line| line.contains("a pool was dropped"));
+        assert_eq!(warned, None, "{args:?}");
+        output.status.code()
+    };
+    for protocol in ["nfs", "iscsi"] {
+        let server = Server::of(protocol, &["--memory", "1MiB"]);
+        let url = server.url();
+        assert_eq!(logged(&["mkswap", url, "--size", "1MiB"]), Some(0));
+        // Refused in the middle, with requests outstanding.
+        assert_eq!(logged(&["mkswap", url, "--size", "1MiB"]), Some(2));
+        assert_eq!(logged(&["io", url, "--rw", "mixed", "--ops", "100", "--verify"]), Some(0));
+        assert_eq!(logged(&["io", url, "--rw", "read", "--ops", "100"]), Some(0));
+        assert_eq!(logged(&["check", url, "--allow-local"]), Some(0));
+        server.stop();
+    }
 }
 
 #[test]
@@ -147,6 +193,12 @@ fn the_server_is_strict_about_what_it_is_told() {
     assert!(refused(&[]).contains("--file"));
     assert!(refused(&["--memory", "1MiB", "--file", "x"]).contains("cannot be used with"));
     assert!(refused(&["--memory", "1MiB", "--rtmax", "4MiB"]).contains("512B to 1MiB"));
+    let text = refused(&["--memory", "16MiB", "--limit", "1MiB"]);
+    assert!(text.contains("--limit 1MiB: the file has 16MiB from the start"), "{text}");
+    let text = refused(&["--memory", "1MiB", "--limit", "16MiB", "--absent"]);
+    assert!(text.contains("cannot become longer than --memory 1MiB"), "{text}");
+    let text = refused(&["--file", "x", "--size", "2MiB", "--limit", "1MiB"]);
+    assert!(text.contains("has 2MiB from the start"), "{text}");
     assert!(refused(&["--memory", "1MiB", "--export", "swap"]).contains("a path like /swap"));
     assert!(refused(&["--file", "/dev/null"]).contains("neither a regular file"));
     assert!(refused(&["--memory", "1MiB", "--listen", "192.0.2.1:1"]).contains("cannot listen"));

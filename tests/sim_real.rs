@@ -5,7 +5,7 @@
 mod common;
 
 use common::command::netswap;
-use common::nfs::{Served, area};
+use common::nfs::{Served, area, area_in};
 use netswap::reserve::PAGE_SIZE;
 use netswap::swap::Disk;
 
@@ -72,12 +72,39 @@ fn what_needs_the_simulated_network_is_refused() {
 }
 
 #[test]
+fn a_host_on_which_no_task_gets_on_is_refused_with_what_to_choose() {
+    let served = Served::new(vec![("area0", area(4096))]);
+    let url = served.url("area0");
+    for (args, hint) in [
+        (&["--ram", "4MiB", "--overcommit", "0.001"][..], "raise --ram or --overcommit"),
+        (&["--ram", "4KiB"], "at least 192KiB, or lower --cpus or --tasks-per-cpu"),
+        (&["--ram", "188KiB"], "at least 192KiB"),
+    ] {
+        let ran = netswap(&[&["sim", "--backend", &url], args].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{args:?}: {ran:?}");
+        assert!(ran.stderr.contains(hint), "{args:?}: {ran:?}");
+    }
+    let least = netswap(&["sim", "--backend", &url, "--ram", "192KiB", "--rounds", "1"]);
+    assert_eq!(least.code, 0, "{least:?}");
+    let simulated = netswap(&["sim", "--backend", "nfs", "--overcommit", "0.0001"]);
+    assert_eq!(simulated.code, 2, "{simulated:?}");
+    assert!(simulated.stderr.contains("map 1 pages together"), "{simulated:?}");
+}
+
+#[test]
 fn a_store_that_is_too_small_or_no_area_is_refused() {
     let bare = netswap::swap::MemDisk::new(4096 * PAGE_SIZE as u64);
-    let served = Served::new(vec![("small", area(64)), ("bare", bare)]);
-    let small = sim(&served.url("small"), &[]);
-    assert_eq!(small.code, 2, "{small:?}");
-    assert!(small.stderr.contains("has 64 pages, and 2049 are mapped"), "{small:?}");
+    let served =
+        Served::new(vec![("small", area(64)), ("part", area_in(4096, 2048)), ("bare", bare)]);
+    for (file, hint) in [
+        ("small", "has 64 pages, and 2049 are mapped"),
+        // The store would do, the area in it is a page too short.
+        ("part", "has 2048 pages, and 2049 are mapped"),
+    ] {
+        let small = sim(&served.url(file), &[]);
+        assert_eq!(small.code, 2, "{small:?}");
+        assert!(small.stderr.contains(hint), "{small:?}");
+    }
     let bare = sim(&served.url("bare"), &[]);
     assert_eq!(bare.code, 1, "{bare:?}");
     assert!(bare.stdout.contains("the area did not come on"), "{bare:?}");

@@ -68,7 +68,7 @@ fn without_digests_the_same_flips_show_in_the_pages() {
     let proxy = Proxy::start(tgt.port(), &log, Cuts::flips(9, 1, 1_000_000));
     let url: StoreUrl = tgt.url_at("t1", proxy.port()).parse().unwrap();
     let mut store = RealStore::open(&url, &OpenOptions::default()).unwrap();
-    let report = Load::new(load).unwrap().run(&mut store, &mut |_, _| {}).unwrap();
+    let report = Load::new(load).unwrap().run(&mut store, &mut |_| {}).unwrap();
     store.shutdown();
     assert_eq!(report.pages_wrong, 1, "{report:?}");
 }

@@ -41,11 +41,30 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Latency {
     ready_us: f64,
-    read_p50_us: f64,
-    read_p99_us: f64,
-    read_max_us: f64,
+    /// Of the pages that were read, if any was.
+    read_p50_us: Option<f64>,
+    read_p99_us: Option<f64>,
+    read_max_us: Option<f64>,
     write_stable_us: Option<f64>,
     write_committed_us: Option<f64>,
+}
+
+impl Latency {
+    fn text(&self) -> String {
+        let read = match (self.read_p50_us, self.read_p99_us, self.read_max_us) {
+            (Some(p50), Some(p99), Some(max)) => {
+                format!("a read {} (p99 {}, max {})", micros(p50), micros(p99), micros(max))
+            }
+            _ => "no page could be read".into(),
+        };
+        let write = |us: Option<f64>| us.map_or("not tried".into(), micros);
+        format!(
+            "ready after {}; {read}; a stable write {}, a committed one {}",
+            micros(self.ready_us),
+            write(self.write_stable_us),
+            write(self.write_committed_us),
+        )
+    }
 }
 
 #[derive(Serialize)]
@@ -53,7 +72,9 @@ struct Report {
     server: String,
     address: Option<String>,
     fit: bool,
+    /// Of the area, if there is one.
     slots: u32,
+    store_slots: u32,
     /// What the server said, by the names of its protocol.
     #[serde(flatten)]
     said: serde_json::Map<String, Value>,
@@ -82,18 +103,20 @@ fn us(span: Span) -> f64 {
 
 fn report(found: &CheckReport) -> Report {
     let said = found.facts.said.iter().map(|fact| (fact.name.into(), fact.value.clone()));
-    let read = |quantile| found.read_latency.value_at_quantile(quantile) as f64 / 1e3;
+    let reads = Some(&found.read_latency).filter(|reads| !reads.is_empty());
+    let read = |quantile| reads.map(|reads| reads.value_at_quantile(quantile) as f64 / 1e3);
     Report {
         server: found.server.clone(),
         address: found.address.map(|at| at.to_string()),
         fit: found.is_fit(),
         slots: found.slots,
+        store_slots: found.store_slots,
         said: said.collect(),
         latency: Latency {
             ready_us: us(found.ready_after),
             read_p50_us: read(0.5),
             read_p99_us: read(0.99),
-            read_max_us: found.read_latency.max() as f64 / 1e3,
+            read_max_us: reads.map(|reads| reads.max() as f64 / 1e3),
             write_stable_us: found.write_latency[0].map(us),
             write_committed_us: found.write_latency[1].map(us),
         },
@@ -110,21 +133,15 @@ fn text(found: &CheckReport, report: &Report) -> String {
     for said in &found.facts.said {
         fact(said.name, said.text.clone());
     }
-    let bytes = u64::from(report.slots) * PAGE_SIZE as u64;
-    fact("slots", format!("pages of 4KiB: {}, {} in all", report.slots, Bytes(bytes)));
-    let write = |us: Option<f64>| us.map_or("not tried".into(), micros);
-    fact(
-        "latency",
-        format!(
-            "ready after {}; a read {} (p99 {}, max {}); a stable write {}, a committed one {}",
-            micros(latency.ready_us),
-            micros(latency.read_p50_us),
-            micros(latency.read_p99_us),
-            micros(latency.read_max_us),
-            write(latency.write_stable_us),
-            write(latency.write_committed_us),
-        ),
-    );
+    let bytes = |slots: u32| Bytes(u64::from(slots) * PAGE_SIZE as u64);
+    let mut slots = format!("pages of 4KiB: {}, {} in all", report.slots, bytes(report.slots));
+    if report.store_slots > report.slots {
+        let store = report.store_slots;
+        slots +=
+            &format!("; the area takes no more of the {store}, {}, of its store", bytes(store));
+    }
+    fact("slots", slots);
+    fact("latency", latency.text());
     fact("protections", report.protections.line());
     for finding in &report.findings {
         let verdict = match finding.verdict {
@@ -135,4 +152,28 @@ fn text(found: &CheckReport, report: &Report) -> String {
         rows.push(vec![finding.name.into(), verdict.into(), finding.what.clone()]);
     }
     format!("{}{}", table(&rows), if report.fit { "fit to swap on" } else { "NOT fit to swap on" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_were_not_read_took_no_time() {
+        let mut latency = Latency {
+            ready_us: 1.0,
+            read_p50_us: None,
+            read_p99_us: None,
+            read_max_us: None,
+            write_stable_us: None,
+            write_committed_us: Some(3.0),
+        };
+        let unread = "ready after 1 us; no page could be read; a stable write not tried, a committed one 3 us";
+        assert_eq!(latency.text(), unread);
+        let json = serde_json::to_value(&latency).unwrap();
+        assert!(json["read_p50_us"].is_null(), "{json}");
+        (latency.read_p50_us, latency.read_p99_us, latency.read_max_us) =
+            (Some(1.0), Some(2.0), Some(4.0));
+        assert!(latency.text().contains("a read 1 us (p99 2 us, max 4 us);"), "{}", latency.text());
+    }
 }

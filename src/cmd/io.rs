@@ -2,18 +2,25 @@
 
 use hdrhistogram::Histogram;
 use netswap::real::load::{Load, LoadError, LoadReport, LoadSpec, Pattern, Stop};
-use netswap::real::{RealStore, StoreUrl, fit_to_write};
+use netswap::real::{
+    Interrupt, MkswapOptions, OpenOptions, RealStore, StoreUrl, area_to_read, fit_to_write,
+    make_area_if_absent,
+};
 use netswap::reserve::PAGE_SIZE;
 use netswap::swap::backend::BATCH_PAGES_MAX;
 use netswap::units::{Bytes, Nanos};
 use serde::Serialize;
 
+use super::mkswap::{not_made, random_uuid, with_progress};
 use super::progress::{self, Lines};
 use super::remote::{self, Connect, Protections};
+use super::signals::interruptible;
 use super::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out};
 
 /// Requests outstanding at most: what a table of a client holds in a few MiB. Picked by eye.
 const DEPTH_MAX: u64 = 4096;
+/// How long a request may take while an area is made, if --timeout does not say. As long as for `mkswap`.
+const MAKE_WITHIN: Nanos = Nanos(60_000_000_000);
 
 #[derive(clap::Args)]
 #[command(after_help = remote::with_urls("Examples:
@@ -29,14 +36,15 @@ written (slot, number of the write, seed, checksum) and compares every page that
 back at the end. With --rw read and randread it compares with what an earlier run with --verify and the same --seed wrote.
 
 Exit codes: 0 every operation ended well and every page was right; 1 one did not, or the server refused \
-the file; 2 the command line cannot be used; 3 the server cannot be reached."))]
+the file; 2 the command line cannot be used; 3 the server cannot be reached; 130 and 143 ended by SIGINT (Ctrl-C) or SIGTERM, with the \
+report so far. A second signal ends it at once."))]
 pub(super) struct Args {
     /// The store: nfs://host[:port]/export/path/file or iscsi://[user@]host[:port]/target/lun
     url: String,
     /// What is done
     #[arg(long, value_name = "PATTERN", value_parser = Pattern::ALL.map(Pattern::name))]
     rw: String,
-    /// Bytes of an operation: pages of 4KiB, up to 64KiB
+    /// Bytes of an operation: pages of 4KiB, up to 64KiB. The last one of the area moves what is left of it
     #[arg(long, value_name = "SIZE", default_value = "4KiB")]
     bs: Bytes,
     /// How far it is from one operation to the next, with --rw read and write: a multiple of --bs; behind the
@@ -47,7 +55,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=DEPTH_MAX))]
     qd: u64,
     /// How long it lasts; a bare number is seconds [default: 10s, if neither --size nor --ops is given]
-    #[arg(long, value_parser = remote::time, conflicts_with = "ops")]
+    #[arg(long, value_parser = remote::some_time, conflicts_with = "ops")]
     time: Option<Nanos>,
     /// Bytes of the area that are used, from its start; without --time and --ops, also the bytes that are
     /// moved [default: the whole area]
@@ -62,14 +70,15 @@ pub(super) struct Args {
     /// Whether operations on adjacent blocks that wait together go to the server as one request (NFS)
     #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"], default_value = "on")]
     merge: String,
-    /// Make the file with this size, and an area of it, if it is absent or empty
+    /// Make the file an area of this size, as `mkswap` does, if it is absent or empty: every page is written,
+    /// so it has no holes. A file that is there must not be smaller
     #[arg(long, value_name = "SIZE")]
     create: Option<Bytes>,
     /// Overwrite a file that has no swap header
     #[arg(long)]
     force: bool,
     /// How long the server has for an operation [default: for ever]
-    #[arg(long, value_name = "TIME", value_parser = remote::time)]
+    #[arg(long, value_name = "TIME", value_parser = remote::some_time)]
     timeout: Option<Nanos>,
     /// Draws the slots, and is part of every page
     #[arg(long, default_value_t = 0)]
@@ -129,6 +138,8 @@ struct Report {
     write: Option<Percentiles>,
     pages_verified: u64,
     pages_wrong: u64,
+    /// Written, and not read back at the end.
+    pages_unverified: u64,
     store_errors: u64,
     /// Opened so far, those at the start included.
     connections: u64,
@@ -139,6 +150,10 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
+    interruptible(|interrupt| run_until(args, &interrupt))
+}
+
+fn run_until(args: &Args, interrupt: &Interrupt) -> Outcome {
     let url = remote::url(&args.url)?;
     let pattern =
         Pattern::ALL.into_iter().find(|p| p.name() == args.rw).expect("the parser knows them");
@@ -151,7 +166,16 @@ pub(super) fn run(args: &Args) -> Outcome {
             Bytes((1 + block_pages as u64) * PAGE_SIZE as u64)
         )));
     }
-    let mut store = open(&url, args)?;
+    if let (Some(create), Some(size)) = (args.create, args.size)
+        && size.pages() > create.pages()
+    {
+        let what = format!("--size {size} is more than what --create {create} makes");
+        return Err(Failure::usage(what));
+    }
+    // What is wrong with the options is said before a file is made.
+    stride_blocks(args, pattern)?;
+    create(&url, args, interrupt)?;
+    let mut store = open(&url, args, interrupt)?;
     let spec = spec(args, pattern, block_pages, &mut store)?;
     let load = Load::new(spec).map_err(|error| match error {
         LoadError::TooSmall { .. } => Failure::usage(error),
@@ -159,13 +183,14 @@ pub(super) fn run(args: &Args) -> Outcome {
     })?;
     let mut lines = Lines::new();
     let bar = progress::bar(1000, "{msg:40} [{bar:40}] {percent:>3}% {elapsed_precise}");
-    let done = load.run(&mut store, &mut |share, ops| {
-        let share = share.min(0.99);
+    let done = load.run(&mut store, &mut |far| {
+        let (share, ops) = (far.share.min(0.99), far.ops);
+        let what = if far.is_reading_back { "reading back" } else { &*args.rw };
         bar.set_position((share * 1000.0) as u64);
         if !bar.is_hidden() {
-            bar.set_message(format!("{}: {ops} operations", args.rw));
+            bar.set_message(format!("{what}: {ops} operations"));
         }
-        lines.tell(format_args!("{}: {:.0} %, {ops} operations", args.rw, share * 100.0));
+        lines.tell(format_args!("{what}: {:.0} %, {ops} operations", share * 100.0));
     });
     bar.finish_and_clear();
     let done = done.map_err(failed)?;
@@ -181,7 +206,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     for fault in &report.faults {
         out::note(format_args!("netswap: {}: {fault}", report.server));
     }
-    if let Some(why) = &report.ended_early {
+    if let Some(why) = report.ended_early.as_ref().filter(|_| args.json) {
         out::note(format_args!("netswap: {}: {why}", report.server));
     }
     Ok(code)
@@ -218,10 +243,27 @@ fn stride_blocks(args: &Args, pattern: Pattern) -> Result<u32, Failure> {
     }
 }
 
-fn open(url: &StoreUrl, args: &Args) -> Result<RealStore, Failure> {
+/// Makes the file, if it is to be made and is not there.
+fn create(url: &StoreUrl, args: &Args, interrupt: &Interrupt) -> Result<(), Failure> {
+    let Some(size) = args.create else { return Ok(()) };
+    let options = MkswapOptions {
+        bytes: Some(size.0),
+        force: false,
+        uuid: random_uuid()?,
+        label: [0; 16],
+        request_timeout: args.timeout.unwrap_or(MAKE_WITHIN).span(),
+    };
+    let open =
+        OpenOptions { interrupt: interrupt.clone(), ..args.connect.options(args.qd as usize) };
+    let made = with_progress(|told| make_area_if_absent(url, &open, &options, told));
+    made.map_err(not_made)?;
+    Ok(())
+}
+
+fn open(url: &StoreUrl, args: &Args, interrupt: &Interrupt) -> Result<RealStore, Failure> {
     let mut options = args.connect.options(args.qd as usize);
     options.merge = args.merge == "on";
-    options.create_bytes = args.create.map(|size| size.pages() * PAGE_SIZE as u64);
+    options.interrupt = interrupt.clone();
     let store = RealStore::open(url, &options).map_err(remote::not_opened)?;
     let most = store.limits().in_flight as u64;
     if args.qd > most {
@@ -237,21 +279,27 @@ fn spec(
     block_pages: usize,
     store: &mut RealStore,
 ) -> Result<LoadSpec, Failure> {
-    // A load that only reads takes any file, as far as it goes behind the place of the header.
-    let (first_slot, there) = if pattern.is_writing() || args.create.is_some() {
-        let area = fit_to_write(store, args.force).map_err(failed)?;
-        (area.first_slot, area.slots)
-    } else {
-        (1, store.slots().saturating_sub(1))
+    // A load that only reads takes any file, as far as it goes behind the place of the header, or as the
+    // header says if there is one.
+    let area = match pattern.is_writing() || args.create.is_some() {
+        true => fit_to_write(store, args.force).map_err(failed)?,
+        false => area_to_read(store).map_err(failed)?,
     };
+    let (first_slot, there) = (area.first_slot, area.slots);
+    let has = Bytes((u64::from(there) + 1) * PAGE_SIZE as u64);
+    if let Some(create) = args.create
+        && create.pages() > u64::from(there) + 1
+    {
+        return Err(Failure::usage(format!(
+            "--create {create}: there is a file already, and it has {has}: leave --create out to use it as it is, or \
+             remove it"
+        )));
+    }
     // The place of the header counts: an area of 1GiB is used up by --size 1GiB.
     let wanted = args.size.map(|size| size.pages().min(u64::from(there) + 1));
     let slots = match (args.size, wanted) {
         (Some(size), Some(pages)) if pages < size.pages() => {
-            return Err(Failure::usage(format!(
-                "--size {size} is more than the area has: {}",
-                Bytes((u64::from(there) + 1) * PAGE_SIZE as u64)
-            )));
+            return Err(Failure::usage(format!("--size {size} is more than the area has: {has}")));
         }
         (_, Some(pages)) => (pages as u32).saturating_sub(1).min(there),
         _ => there,
@@ -259,7 +307,7 @@ fn spec(
     let stop = match (args.time, args.ops, args.size) {
         (Some(time), _, _) => Stop::After(time.span()),
         (None, Some(ops), _) => Stop::Ops(ops),
-        (None, None, Some(_)) => Stop::Ops(u64::from(slots / block_pages as u32).max(1)),
+        (None, None, Some(_)) => Stop::Ops(u64::from(slots.div_ceil(block_pages as u32)).max(1)),
         (None, None, None) => Stop::After(Nanos(10_000_000_000).span()),
     };
     Ok(LoadSpec {
@@ -301,6 +349,7 @@ fn report(args: &Args, store: &RealStore, done: &LoadReport) -> Report {
         write: Percentiles::of(&done.write_latency),
         pages_verified: done.pages_verified,
         pages_wrong: done.pages_wrong,
+        pages_unverified: done.pages_unverified,
         store_errors: done.store_errors,
         connections: store.net_stats().conns.connects,
         quarantined_slots: done.quarantined,
@@ -338,8 +387,12 @@ fn text(report: &Report) -> String {
     }
     text += &netswap::report::table(&rows);
     if report.verify {
+        let unread = match report.pages_unverified {
+            0 => String::new(),
+            n => format!(", {n} not read back"),
+        };
         text += &format!(
-            "{} pages verified, {} wrong; {}\n",
+            "{} pages verified, {} wrong{unread}; {}\n",
             report.pages_verified,
             report.pages_wrong,
             out::count(report.store_errors, "error") + " of the store",
@@ -352,6 +405,9 @@ fn text(report: &Report) -> String {
             "{} in quarantine: a late copy of a write may still reach them\n",
             out::count(report.quarantined_slots.into(), "slot"),
         );
+    }
+    if let Some(why) = &report.ended_early {
+        text += &format!("ended early: {why}\n");
     }
     text += &format!("in force: {}", report.protections.line());
     text

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 
-use netswap::real::{MkswapOptions, OpenOptions, Progress, make_area};
+use netswap::real::{Interrupt, MkswapError, MkswapOptions, OpenOptions, Progress, make_area};
 use netswap::units::{Bytes, Nanos};
 use serde_json::json;
 
 use super::progress::{self, Lines};
-use super::remote;
+use super::remote::{self, Connect};
+use super::signals::interruptible;
 use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome, out};
 
 #[derive(clap::Args)]
@@ -19,7 +20,7 @@ use super::{EXIT_FAILED, EXIT_OK, EXIT_UNREACHABLE, EXIT_USAGE, Failure, Outcome
   netswap mkswap 'nfs://127.0.0.1/swap/area0?nfsport=20490&mountport=20490' --size 64MiB --json\n
 Every page is written, and the signature last. A file or LUN that holds anything but zeros is read before and refused.\n
 Exit codes: 0 made; 1 the server failed, or has no space; 2 the command line, or there is something that is not \
-overwritten without --force; 3 nobody answers."))]
+overwritten without --force; 3 nobody answers; 130 and 143 ended by SIGINT (Ctrl-C) or SIGTERM. A second signal ends it at once."))]
 pub(super) struct Args {
     /// The file or the LUN
     url: String,
@@ -36,9 +37,11 @@ pub(super) struct Args {
     /// UUID of the area, as 01234567-89ab-cdef-0123-456789abcdef; a random one if not given
     #[arg(long, value_parser = parse_uuid)]
     uuid: Option<[u8; 16]>,
-    /// How long one request may take
-    #[arg(long, value_name = "TIME", default_value = "60s")]
+    /// How long one request may take; a bare number is seconds
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = remote::some_time)]
     timeout: Nanos,
+    #[command(flatten)]
+    connect: Connect,
     /// Print JSON: one object
     #[arg(long)]
     json: bool,
@@ -71,7 +74,7 @@ fn format_uuid(uuid: [u8; 16]) -> String {
 }
 
 /// A random UUID (RFC 9562 section 5.4).
-fn random_uuid() -> Result<[u8; 16], Failure> {
+pub(super) fn random_uuid() -> Result<[u8; 16], Failure> {
     let mut uuid = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut uuid))
@@ -82,6 +85,10 @@ fn random_uuid() -> Result<[u8; 16], Failure> {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
+    interruptible(|interrupt| run_until(args, interrupt))
+}
+
+fn run_until(args: &Args, interrupt: Interrupt) -> Outcome {
     let url = remote::url(&args.url)?;
     let uuid = args.uuid.map_or_else(random_uuid, Ok)?;
     let options = MkswapOptions {
@@ -91,32 +98,20 @@ pub(super) fn run(args: &Args) -> Outcome {
         label: args.label,
         request_timeout: args.timeout.span(),
     };
-    // How much there is of a LUN is not known before it is open.
-    let mut pages = args.size.map_or(0, Bytes::pages);
-    let bar = progress::bar(pages, "{msg} [{bar:40}] {percent}% {eta}");
-    let mut lines = Lines::new();
-    let result = make_area(&url, &OpenOptions::default(), &options, &mut |progress| {
-        let (what, done) = match progress {
-            Progress::Begun(slots) => {
-                pages = slots.into();
-                return bar.set_length(pages);
-            }
-            Progress::Read(done) => ("reading what is there", done),
-            Progress::Written(done) => ("writing", done),
-        };
-        bar.set_message(what);
-        bar.set_position(done);
-        lines.tell(format_args!("{what}: {done} of {pages} pages"));
-    });
-    bar.finish_and_clear();
-    let made = result.map_err(|error| Failure {
-        code: match () {
-            () if error.is_refusal() => EXIT_USAGE,
-            () if error.is_unreachable() => EXIT_UNREACHABLE,
-            () => EXIT_FAILED,
-        },
-        message: Some(error.to_string()),
-    })?;
+    let open = OpenOptions { interrupt, ..args.connect.options(1) };
+    let result = with_progress(|told| make_area(&url, &open, &options, told));
+    if let (true, Err(MkswapError::Interrupted { read, written, wanted, .. })) =
+        (args.json, &result)
+    {
+        out::line(json!({
+            "url": url.to_string(),
+            "pages": wanted,
+            "pages_read": read,
+            "pages_written": written,
+            "ended_early": "interrupted",
+        }))?;
+    }
+    let made = result.map_err(not_made)?;
     let seconds = made.took.as_nanos() as f64 / 1e9;
     let label = args.label.split(|byte| *byte == 0).next().unwrap_or_default();
     let label = String::from_utf8_lossy(label);
@@ -145,6 +140,44 @@ pub(super) fn run(args: &Args) -> Outcome {
         ))?;
     }
     Ok(EXIT_OK)
+}
+
+/// What it means for a command that no area was made.
+pub(super) fn not_made(error: MkswapError) -> Failure {
+    let code = match () {
+        () if error.is_usage() || error.is_refusal() => EXIT_USAGE,
+        () if error.is_unreachable() => EXIT_UNREACHABLE,
+        () => EXIT_FAILED,
+    };
+    Failure { code, message: Some(error.to_string()) }
+}
+
+/// Lets an area be made by `make`, and shows how far it is.
+pub(super) fn with_progress<T>(make: impl FnOnce(&mut dyn FnMut(Progress)) -> T) -> T {
+    // How much there is of a LUN is not known before it is open.
+    let mut pages = 0;
+    let mut bar = None;
+    let mut lines = Lines::new();
+    let made = make(&mut |progress| {
+        let (what, done) = match progress {
+            Progress::Begun(slots) => {
+                pages = u64::from(slots);
+                bar = Some(progress::bar(pages, "{msg} [{bar:40}] {percent}% {eta}"));
+                return;
+            }
+            Progress::Read(done) => ("reading what is there", done),
+            Progress::Written(done) => ("writing", done),
+        };
+        if let Some(bar) = &bar {
+            bar.set_message(what);
+            bar.set_position(done);
+        }
+        lines.tell(format_args!("{what}: {done} of {pages} pages"));
+    });
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    made
 }
 
 #[cfg(test)]

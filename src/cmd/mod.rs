@@ -2,7 +2,8 @@
 //!
 //! Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or the
 //! output cannot be written; 2 the command line, a scenario or a trace cannot be used; 3 a server cannot be
-//! reached.
+//! reached; 130 and 143 SIGINT and SIGTERM ended `io`, `mkswap` or a `sim` over a real server, with the report so
+//! far.
 
 mod check;
 mod completions;
@@ -39,7 +40,7 @@ const EXIT_UNREACHABLE: u8 = 3;
     about = "Swap over a network, without the deadlock",
     after_help = "Exit codes: 0 all went as it should, or the reader of the output is gone; 1 a run did not, or \
                   the output cannot be written; 2 the command line, a scenario or a trace cannot be \
-                  used; 3 a server cannot be reached.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
+                  used; 3 a server cannot be reached; 130 and 143 SIGINT and SIGTERM ended it early.\nLogging: NETSWAP_LOG=debug (tracing filter syntax), to standard error."
 )]
 struct Cli {
     #[command(subcommand)]

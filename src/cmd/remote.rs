@@ -16,6 +16,15 @@ pub(super) fn time(text: &str) -> Result<Nanos, UnitError> {
     }
 }
 
+/// A time that has a length.
+pub(super) fn some_time(text: &str) -> Result<Nanos, String> {
+    match time(text) {
+        Ok(Nanos(0)) => Err("it is no time at all: give more than 0".into()),
+        Ok(time) => Ok(time),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// The help of a command that takes a URL: what is its own, then how to name a store.
 pub(super) fn with_urls(own: &str) -> String {
     format!("{own}\n\n{URLS}")
@@ -121,5 +130,7 @@ mod tests {
         assert_eq!(time("10").unwrap(), Nanos(10_000_000_000));
         assert_eq!(time("100ms").unwrap(), Nanos(100_000_000));
         assert!(time("ten").is_err());
+        assert_eq!(some_time("1"), Ok(Nanos(1_000_000_000)));
+        assert!(["0", "0s", "ten"].map(some_time).iter().all(Result::is_err));
     }
 }

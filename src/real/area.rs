@@ -11,7 +11,7 @@ use super::store::RealStore;
 /// few seconds.
 const PAGE_WITHIN: Span = Span::from_secs(30);
 
-/// What is known of an area that may be written.
+/// What is known of the slots of a store that are to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AreaFacts {
     /// The first slot behind the header.
@@ -59,11 +59,12 @@ pub enum FitError {
     },
 }
 
-/// One page outside of any load.
-fn one_page() -> Frame {
+/// One page outside of any load, and the pool that it goes back to, which is to be dropped after it.
+fn one_page() -> (PagePool, Frame) {
     // A pool has a headroom that ordinary callers leave alone.
     let pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(64) });
-    pool.alloc(Gfp::KERNEL).expect("the pool is new")
+    let page = pool.alloc(Gfp::KERNEL).expect("the pool is new");
+    (pool, page)
 }
 
 /// Reads the page in slot 0.
@@ -71,8 +72,9 @@ fn one_page() -> Frame {
 /// # Errors
 /// When it cannot be read.
 pub fn read_header_page(store: &mut RealStore) -> Result<[u8; PAGE_SIZE], TransferError> {
+    let (_pool, page) = one_page();
     let (pages, outcome) =
-        store.transfer(Op::Read, Slot(0), PageVec::from_iter([one_page()]), PAGE_WITHIN);
+        store.transfer(Op::Read, Slot(0), PageVec::from_iter([page]), PAGE_WITHIN);
     outcome.map(|()| *pages[0].bytes())
 }
 
@@ -84,9 +86,32 @@ pub fn write_header_page(
     store: &mut RealStore,
     page: &[u8; PAGE_SIZE],
 ) -> Result<(), TransferError> {
-    let mut frame = one_page();
+    let (_pool, mut frame) = one_page();
     frame.bytes_mut().copy_from_slice(page);
     store.transfer(Op::Write, Slot(0), PageVec::from_iter([frame]), PAGE_WITHIN).1
+}
+
+/// The slots of a store's area, to be read: as many as its header says, or all there are if it has none, or
+/// the store is shorter than that.
+///
+/// # Errors
+/// When its first page cannot be read.
+pub fn area_to_read(store: &mut RealStore) -> Result<AreaFacts, FitError> {
+    let slots = store.slots();
+    let header = match slots {
+        // Not even room for a header.
+        0 => None,
+        _ => {
+            let page = read_header_page(store).map_err(|error| FitError::Transfer {
+                server: store.server().to_string(),
+                error,
+            })?;
+            Header::parse(&page).ok()
+        }
+    };
+    let behind = slots.saturating_sub(1);
+    let slots = header.map_or(behind, |header| header.last_page.min(behind));
+    Ok(AreaFacts { first_slot: 1, slots, header })
 }
 
 /// Makes sure that the slots of `store` may be overwritten: it has a swap header, or was made by this

@@ -46,8 +46,10 @@ pub struct CheckReport {
     pub ready_after: Span,
     /// What the server said of itself and the store.
     pub facts: StoreFacts,
-    /// Slots of the store, the header's included.
+    /// Slots of the area, the header's included: as many as the header says, or all of the store without one.
     pub slots: u32,
+    /// Slots of the store.
+    pub store_slots: u32,
     /// Of single reads one after the other, in nanoseconds.
     pub read_latency: Histogram<u64>,
     /// Of a write of one page that lasts when it is answered, and of one that lasts by a flush.
@@ -86,6 +88,7 @@ pub fn check(
         ready_after: store.ready_after(),
         facts: store.facts(),
         slots: store.slots(),
+        store_slots: store.slots(),
         read_latency: Histogram::new_with_bounds(1, 86_400_000_000_000, 3)
             .expect("the bounds are in order"),
         write_latency: [None; 2],
@@ -139,6 +142,7 @@ fn check_header(report: &mut CheckReport, store: &mut RealStore) -> Option<Box<[
         Ok(header) => {
             let area = Bytes((u64::from(header.last_page) + 1) * PAGE_SIZE as u64);
             report.find("signature", Verdict::Good, format!("SWAPSPACE2, an area of {area}"));
+            report.slots = header.last_page + 1;
             Some(Box::new(page))
         }
         Err(error) => {
@@ -150,12 +154,16 @@ fn check_header(report: &mut CheckReport, store: &mut RealStore) -> Option<Box<[
 }
 
 fn check_reads(report: &mut CheckReport, store: &mut RealStore) {
+    if report.slots == 0 {
+        report.find("reads", Verdict::Bad, "the store has no whole page");
+        return;
+    }
     let pool = PagePool::new(PoolConfig { magazine: 0, ..PoolConfig::new(64) });
     let frame = pool.alloc(Gfp::KERNEL).expect("the pool is new");
     let mut pages = PageVec::from_iter([frame]);
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(0);
     for _ in 0..READS {
-        let slot = Slot((rng.next_u64() % u64::from(store.slots())) as u32);
+        let slot = Slot((rng.next_u64() % u64::from(report.slots)) as u32);
         let begun = store.now();
         let (back, outcome) = store.transfer(Op::Read, slot, pages, READ_WITHIN);
         pages = back;

@@ -74,6 +74,12 @@ pub enum OpenError {
         /// The store.
         server: String,
     },
+    /// Somebody has seen enough ([`super::Interrupt`]).
+    #[error("interrupted before {server} was ready")]
+    Interrupted {
+        /// The store.
+        server: String,
+    },
     /// The server refused it.
     #[error("{server}: {error}: {advice}")]
     Refused {
@@ -96,7 +102,7 @@ impl OpenError {
     pub fn is_unreachable(&self) -> bool {
         match self {
             OpenError::Refused { error, .. } => matches!(error, StoreError::Unregistered { .. }),
-            OpenError::NotCreated { .. } => false,
+            OpenError::NotCreated { .. } | OpenError::Interrupted { .. } => false,
             _ => true,
         }
     }
@@ -114,6 +120,9 @@ pub enum TransferError {
     /// The store takes no requests: it was shut down, or as many are outstanding as it takes.
     #[error("the store takes no requests any more")]
     NotReady,
+    /// Somebody has seen enough ([`super::Interrupt`]); whether the pages were moved is not known.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 fn seconds(span: Span) -> String {

@@ -76,6 +76,14 @@ pub enum MkswapError {
         /// The size asked for.
         bytes: u64,
     },
+    /// The store is there as it is, and is none for an area.
+    #[error("{server} has {slots} pages, too few for an area: at least {}KiB are needed", AREA_PAGES_MIN * 4)]
+    StoreTooSmall {
+        /// The store.
+        server: String,
+        /// Pages it has.
+        slots: u32,
+    },
     /// A file that is to be made has no length of its own.
     #[error("{server} is given its length: say which by --size")]
     NoSize {
@@ -136,12 +144,36 @@ pub enum MkswapError {
         /// What to do about it.
         advice: Cow<'static, str>,
     },
+    /// Somebody has seen enough ([`super::Interrupt`]).
+    #[error(
+        "interrupted: of {server} {read} pages were read, and {written} of {wanted} written: {}",
+        left_as(*.written, *.wanted)
+    )]
+    Interrupted {
+        /// The store.
+        server: String,
+        /// Pages read to see what the file holds.
+        read: u64,
+        /// Pages written.
+        written: u64,
+        /// Pages of the area.
+        wanted: u32,
+    },
     /// The header that was read back is not the one that was written.
     #[error("{server} did not keep the header that was written")]
     NotKept {
         /// The store.
         server: String,
     },
+}
+
+/// What an interrupted store is left as.
+fn left_as(written: u64, wanted: u32) -> &'static str {
+    match written {
+        0 => "nothing is changed but what was on its way",
+        n if n < u64::from(wanted) => "it has no signature, and is not taken for an area",
+        _ => "whether it has its signature already is not known",
+    }
 }
 
 impl MkswapError {
@@ -152,6 +184,15 @@ impl MkswapError {
             MkswapError::Transfer { error, .. } => {
                 *error == TransferError::Store(StoreError::TimedOut)
             }
+            _ => false,
+        }
+    }
+
+    /// Whether something was asked for that there cannot be.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            MkswapError::TooSmall { .. } | MkswapError::TooLarge { .. } => true,
+            MkswapError::Open(error) => error.is_usage(),
             _ => false,
         }
     }
@@ -167,6 +208,32 @@ impl MkswapError {
                 | MkswapError::HoldsData { .. }
         )
     }
+}
+
+/// Makes a file that is absent, or empty, a swap area, as [`make_area`] does; one that has a byte is left as it is, whatever
+/// is in it. `None` if it was left.
+///
+/// # Errors
+/// As those of [`make_area`]; there is nothing to be overwritten.
+pub fn make_area_if_absent(
+    url: &StoreUrl,
+    open: &OpenOptions,
+    options: &MkswapOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Option<Made>, MkswapError> {
+    let Some(bytes) = options.bytes else {
+        return Err(MkswapError::NoSize { server: url.to_string() });
+    };
+    let wanted = pages_of(bytes)?;
+    let create_bytes = Some(u64::from(wanted) * PAGE_SIZE as u64);
+    let open = OpenOptions { create_bytes, in_flight: IN_FLIGHT, ..open.clone() };
+    let mut store = RealStore::open(url, &open)?;
+    let made = match store.facts().is_new {
+        true => Some(write_area(&mut store, wanted, options, told)?),
+        false => None,
+    };
+    store.shutdown();
+    Ok(made)
 }
 
 /// Makes a swap area at `url`; `told` hears how far it is.
@@ -190,10 +257,12 @@ pub fn make_area(
     };
     let open = OpenOptions { create_bytes, in_flight: IN_FLIGHT, ..open.clone() };
     let mut store = RealStore::open(url, &open)?;
-    let begun = store.now();
     let (server, slots) = (store.server().to_string(), store.slots());
     let wanted = match asked {
-        None => pages_of(u64::from(slots) * PAGE_SIZE as u64)?,
+        None if u64::from(slots) < AREA_PAGES_MIN => {
+            return Err(MkswapError::StoreTooSmall { server, slots });
+        }
+        None => slots,
         Some(wanted) if url.can_create() && wanted != slots => {
             return Err(MkswapError::OtherLength { server, slots, wanted });
         }
@@ -202,9 +271,45 @@ pub fn make_area(
         }
         Some(wanted) => wanted,
     };
+    let made = write_area(&mut store, wanted, options, told)?;
+    store.shutdown();
+    Ok(made)
+}
+
+/// Writes an area of `wanted` pages into a store that is open and has them.
+fn write_area(
+    store: &mut RealStore,
+    wanted: u32,
+    options: &MkswapOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Made, MkswapError> {
     told(Progress::Begun(wanted));
+    let (mut read, mut written) = (0, 0);
+    let made = sweep_area(store, wanted, options, &mut |progress| {
+        match progress {
+            Progress::Begun(_) => {}
+            Progress::Read(done) => read = done,
+            Progress::Written(done) => written = done,
+        }
+        told(progress);
+    });
+    made.map_err(|error| match error {
+        MkswapError::Transfer { server, error: TransferError::Interrupted, .. } => {
+            MkswapError::Interrupted { server, read, written, wanted }
+        }
+        error => error,
+    })
+}
+
+fn sweep_area(
+    store: &mut RealStore,
+    wanted: u32,
+    options: &MkswapOptions,
+    told: &mut dyn FnMut(Progress),
+) -> Result<Made, MkswapError> {
+    let (begun, server) = (store.now(), store.server().to_string());
     let is_new = store.facts().is_new;
-    let mut sweep = Sweep::new(&mut store, options.request_timeout);
+    let mut sweep = Sweep::new(store, options.request_timeout);
     let mut pages_read = 0;
     if !is_new && !options.force {
         sweep.run(Op::Read, 0..wanted, &mut |first, pages| {
@@ -225,7 +330,7 @@ pub fn make_area(
     let header = Header { uuid: options.uuid, label: options.label, ..Header::new(wanted) };
     let mut page = [0; PAGE_SIZE];
     header.write(&mut page);
-    let kept = write_header_page(&mut store, &page).and_then(|()| read_header_page(&mut store));
+    let kept = write_header_page(store, &page).and_then(|()| read_header_page(store));
     let kept = kept.map_err(|error| {
         let advice = store.advice(&error);
         MkswapError::Transfer { server: server.clone(), slot: 0, error, advice }
@@ -234,7 +339,6 @@ pub fn make_area(
         return Err(MkswapError::NotKept { server });
     }
     let took = store.now().since(begun);
-    store.shutdown();
     Ok(Made { slots: wanted, is_new, pages_read, pages_written: pages_written + 1, took })
 }
 
@@ -271,6 +375,8 @@ struct Sweep<'s> {
     batch: usize,
     /// Buffers that are not with the store, of one batch each.
     buffers: Vec<PageVec>,
+    /// What they go back to: it is dropped after them.
+    _pool: PagePool,
 }
 
 impl<'s> Sweep<'s> {
@@ -287,7 +393,7 @@ impl<'s> Sweep<'s> {
         let buffers: Vec<PageVec> =
             (0..in_flight).map(buffer).filter(|pages| pages.len() == batch).collect();
         assert!(!buffers.is_empty(), "a pool of its own has room for a batch");
-        Sweep { server: store.server().to_string(), store, timeout, batch, buffers }
+        Sweep { server: store.server().to_string(), store, timeout, batch, buffers, _pool: pool }
     }
 
     fn failed(&self, slot: u32, error: impl Into<TransferError>) -> MkswapError {
@@ -296,8 +402,22 @@ impl<'s> Sweep<'s> {
         MkswapError::Transfer { server, slot, error, advice }
     }
 
-    /// Moves all of `slots`; `each` sees the pages of each request that has ended, and its first slot.
+    /// Moves all of `slots`; `each` sees the pages of each request that has ended, and its first slot. After an
+    /// error the store is shut down, and has no page any more.
     fn run(
+        &mut self,
+        op: Op,
+        slots: std::ops::Range<u32>,
+        each: &mut Look<'_>,
+    ) -> Result<(), MkswapError> {
+        let moved = self.move_all(op, slots, each);
+        if moved.is_err() {
+            self.store.give_up(&mut drop);
+        }
+        moved
+    }
+
+    fn move_all(
         &mut self,
         op: Op,
         slots: std::ops::Range<u32>,
@@ -336,6 +456,9 @@ impl<'s> Sweep<'s> {
                     end.pages.extend(rest.drain(..));
                 }
                 self.buffers.push(end.pages);
+            }
+            if self.store.is_interrupted() && outstanding > 0 {
+                return Err(self.failed(next, TransferError::Interrupted));
             }
         }
         Ok(())

@@ -7,7 +7,9 @@
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
-use netswap_reserve::{BackingConfig, PagePool, PoolConfig, PoolError, ReserveId, Span, Time};
+use netswap_reserve::{
+    BackingConfig, PAGE_SIZE, PagePool, PoolConfig, PoolError, ReserveId, Span, Time,
+};
 use netswap_swap::machine::{Linear, Machine, MachineConfig, MachineEvent, Nothing};
 use netswap_swap::{AreaId, AreaOptions, PageError, Pager, PagerConfig, PagerEvent};
 use serde::Serialize;
@@ -18,7 +20,8 @@ use super::pump::Pump;
 use super::scheme::StoreUrl;
 use super::store::{OpenOptions, RealStore};
 use crate::report::{Latency, Outcome};
-use crate::scenario::{Ablation, Scenario};
+use crate::scenario::{Ablation, Scenario, ScenarioError};
+use crate::units::Bytes;
 
 /// How long nothing may move, and how long the store may take to let the area come on, or what is
 /// left over to end: longer than a server takes to restart, and than a client waits between two connections.
@@ -84,17 +87,35 @@ pub enum PagingError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The scenario makes no sense.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+    /// The host has less memory than its tasks need to get on.
+    #[error(
+        "a host with {ram} is too small for {tasks} tasks: reclaim takes pages away until {high} frames are free, and a \
+         task that has none left waits for ever; give it at least {least}, or lower --cpus or --tasks-per-cpu"
+    )]
+    TooLittleRam {
+        /// Its RAM.
+        ram: Bytes,
+        /// Tasks that page.
+        tasks: u32,
+        /// The high watermark of its pool, in frames.
+        high: u32,
+        /// The least RAM that would do.
+        least: Bytes,
+    },
     /// No memory.
     #[error("no memory for the simulated host: {0}")]
     Pool(#[from] PoolError),
-    /// The store is smaller than what the tasks map.
+    /// The store, or the area in it, is smaller than what the tasks map.
     #[error(
         "{server} has {slots} pages, and {wanted} are mapped: make it larger, or lower --ram or --overcommit"
     )]
     TooSmall {
         /// The store.
         server: String,
-        /// Its pages.
+        /// Its pages; those of its area, if that is what is too small.
         slots: u32,
         /// Pages that the tasks map, and the header.
         wanted: u32,
@@ -130,6 +151,9 @@ pub fn run(
 ) -> Result<PagingRow, PagingError> {
     let setup = Instant::now();
     let scenario = &spec.scenario;
+    scenario.check_ranges()?;
+    check_ram(scenario)?;
+    scenario.check_mappings()?;
     let pages = scenario.workers() * scenario.pages_per_worker();
     // Memory first: what is locked is what is there.
     let pool = PagePool::try_new(PoolConfig {
@@ -178,7 +202,15 @@ pub fn run(
     };
     let setup_s = setup.elapsed().as_secs_f64();
     let wall = Instant::now();
-    let ended = paging.swapon().and_then(|()| {
+    let on = paging.swapon();
+    // The header may speak of fewer pages than the store has, and of bad ones.
+    let free = paging.pager.areas().next().map_or(0, |info| info.free);
+    if on.is_ok() && free < pages {
+        // Why it was not taken is told; what could go wrong with letting go of it is not worth more.
+        let _ = paging.drain(&pool);
+        return Err(PagingError::TooSmall { server, slots: free + 1, wanted: pages + 1 });
+    }
+    let ended = on.and_then(|()| {
         for _ in 0..scenario.workers() {
             let pages = scenario.pages_per_worker();
             let range = paging.pager.map_anonymous(pages);
@@ -191,6 +223,34 @@ pub fn run(
     let wall_s = wall.elapsed().as_secs_f64();
     let ended = ended.and_then(|()| paging.drain(&pool));
     Ok(paging.row(server, spec, &pool, ended, (setup_s, wall_s)))
+}
+
+/// Frames that are free when background reclaim rests.
+fn high(pool: &PoolConfig) -> u32 {
+    pool.headroom + pool.low_gap + pool.high_gap
+}
+
+/// Refuses a host on which tasks never get on. Nothing of this pool is set aside for a network, so reclaim runs
+/// whenever fewer frames are free than its high watermark. If that leaves less than a frame for each task, a page that
+/// was read in is taken away before the task that waits for it has touched it, again and again: pages
+/// move for ever, and nobody does.
+fn check_ram(scenario: &Scenario) -> Result<(), PagingError> {
+    let (tasks, frames) = (scenario.workers(), scenario.frames());
+    let least = |frames| tasks + high(&PoolConfig::new(frames));
+    if frames >= least(frames) {
+        return Ok(());
+    }
+    // The watermark grows with memory, far slower than it: this comes to an end.
+    let mut enough = least(frames);
+    while enough < least(enough) {
+        enough = least(enough);
+    }
+    Err(PagingError::TooLittleRam {
+        ram: scenario.host.ram,
+        tasks,
+        high: high(&scenario.pool()),
+        least: Bytes(u64::from(enough) * PAGE_SIZE as u64),
+    })
 }
 
 /// Why a run did not complete.
@@ -215,6 +275,9 @@ impl Paging {
     /// Moves bytes; if none came, sleeps until some do, or something is due.
     fn advance(&mut self) -> Ended {
         self.pump.touch();
+        if self.pump.is_interrupted() {
+            return Err(failed("interrupted"));
+        }
         // What was submitted goes out before anybody sleeps, and what has come is taken.
         let before = self.pump.arrivals();
         let now = self.pump.now();
@@ -375,5 +438,36 @@ impl Paging {
             wall_s,
             seed: spec.scenario.seed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The least frames that are not refused, and what is said of one less.
+    fn least(tasks_per_cpu: u32) -> (u32, String) {
+        let of = |frames: u32| {
+            let mut scenario = Scenario::default();
+            scenario.host.ram = Bytes(u64::from(frames) * PAGE_SIZE as u64);
+            (scenario.host.cpus, scenario.host.tasks_per_cpu) = (2, tasks_per_cpu);
+            check_ram(&scenario)
+        };
+        let least = (1..1 << 20).find(|frames| of(*frames).is_ok()).unwrap();
+        (least, of(least - 1).unwrap_err().to_string())
+    }
+
+    #[test]
+    fn a_host_needs_a_frame_for_each_task_above_what_reclaim_keeps_free() {
+        // Of a small pool, 16 + 8 + 8 frames are kept free.
+        let (frames, said) = least(8);
+        assert_eq!(frames, 16 + 32);
+        assert!(said.contains("188KiB is too small for 16 tasks"), "{said}");
+        assert!(said.contains("at least 192KiB, or lower --cpus"), "{said}");
+        // Of a larger one, more: what is said to be enough is, and not a frame less.
+        let (frames, said) = least(5000);
+        let headroom = frames / 128;
+        assert_eq!(frames, 10_000 + headroom + headroom / 2 * 2);
+        assert!(said.contains(&format!("at least {}KiB", frames * 4)), "{said}");
     }
 }

@@ -9,6 +9,8 @@ use netswap_net::kernel::{
 };
 use netswap_reserve::Time;
 
+use super::interrupt::{Interrupt, Watching};
+
 /// Nanoseconds by which the kernel may let this thread sleep on; by default it takes 50 us, as much as a rest of
 /// the loop lasts (`KernelConfig::moderate`).
 const TIMER_SLACK: NonZeroU64 = NonZeroU64::new(1000).unwrap();
@@ -19,6 +21,7 @@ pub(crate) struct Pump {
     conn: ConnId,
     clock: Clock,
     protection: PathProtection,
+    watching: Option<Watching>,
 }
 
 impl Pump {
@@ -36,7 +39,17 @@ impl Pump {
             SocketOptions { reserve_memory: protect.socket_memory, ..SocketOptions::default() };
         let config = ConnConfig { socket, addrs, ..ConnConfig::default() };
         let conn = net.add_conn(config).expect("the loop was made for one connection");
-        Ok(Pump { net, conn, clock: Clock::new(), protection })
+        Ok(Pump { net, conn, clock: Clock::new(), protection, watching: None })
+    }
+
+    /// Being raised ends its waits.
+    pub(crate) fn watch(&mut self, interrupt: &Interrupt) {
+        self.watching = Some(interrupt.watch(self.net.waker()));
+    }
+
+    /// Whether whoever turns it is to end early.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.watching.as_ref().is_some_and(Watching::is_raised)
     }
 
     pub(crate) fn now(&self) -> Time {

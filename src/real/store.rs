@@ -17,6 +17,7 @@ use netswap_swap::{
 
 use super::client::{Counters, Durability, RealClient, StoreFacts, WriteProof};
 use super::error::{NotReady, OpenError, TransferError};
+use super::interrupt::Interrupt;
 use super::pump::Pump;
 use super::scheme::StoreUrl;
 
@@ -42,6 +43,8 @@ pub struct OpenOptions {
     /// A number that tells this start from others: where the numbers of NFS calls begin. Two
     /// stores that are open at the same time need two.
     pub nonce: u32,
+    /// Raised, it ends whatever waits for this store.
+    pub interrupt: Interrupt,
 }
 
 /// What tells a start at this time in this process from others. Numbers of calls begin there, and a busy client uses
@@ -69,6 +72,7 @@ impl Default for OpenOptions {
             portmap: PORTMAP_PORT,
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             nonce: nonce(since.as_nanos() as u64, std::process::id()),
+            interrupt: Interrupt::default(),
         }
     }
 }
@@ -114,7 +118,8 @@ impl RealStore {
         let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let address = addrs.as_ref().map_or(unspecified, |addrs| addrs.first().ip());
         let client = url.client(address, options);
-        let pump = Pump::new(addrs, &options.protect)?;
+        let mut pump = Pump::new(addrs, &options.protect)?;
+        pump.watch(&options.interrupt);
         let mut store = RealStore { pump, client, slots: 0, ready_after: Span::ZERO };
         store.wait_ready(options.ready_within)?;
         Ok(store)
@@ -125,6 +130,9 @@ impl RealStore {
         let limit = begun + within;
         let mut was_open = false;
         loop {
+            if self.is_interrupted() {
+                return Err(OpenError::Interrupted { server: self.server().into() });
+            }
             self.turn(Some(limit))?;
             let (now, info) = (self.now(), self.pump.info());
             was_open |= info.phase == ConnPhase::Open;
@@ -154,6 +162,11 @@ impl RealStore {
                 BackendState::Starting => {}
             }
         }
+    }
+
+    /// Whether what waits for it is to end early: see [`OpenOptions::interrupt`].
+    pub fn is_interrupted(&self) -> bool {
+        self.pump.is_interrupted()
     }
 
     /// The store's clock.
@@ -302,6 +315,23 @@ impl RealStore {
                     return (end.pages, end.outcome.map(|_| ()).map_err(TransferError::Store));
                 }
             }
+            if self.is_interrupted() {
+                let mut pages = PageVec::new();
+                self.give_up(&mut |end| {
+                    if end.id == RequestId(u32::MAX) {
+                        pages = end.pages;
+                    }
+                });
+                return (pages, Err(TransferError::Interrupted));
+            }
+        }
+    }
+
+    /// Lets go of the server with requests outstanding; `each` sees what becomes of them, and their pages.
+    pub(super) fn give_up(&mut self, each: &mut dyn FnMut(Completion)) {
+        self.shutdown();
+        while let Some(end) = self.poll_completion() {
+            each(end);
         }
     }
 

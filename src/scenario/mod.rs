@@ -351,6 +351,17 @@ pub enum ScenarioError {
         /// What it may be.
         allowed: &'static str,
     },
+    /// A task has no page of its own.
+    #[error(
+        "the {tasks} tasks map {pages} pages together, less than one each: raise --ram or --overcommit, or lower \
+         --cpus or --tasks-per-cpu"
+    )]
+    NothingMapped {
+        /// Tasks that page.
+        tasks: u32,
+        /// Pages of all their mappings.
+        pages: u64,
+    },
     /// The host is too small for its reserve plan.
     #[error(
         "a host with {ram} ({frames} frames) is too small: its reserve plan takes {plan} frames and \
@@ -395,8 +406,12 @@ impl Scenario {
 
     /// Pages of one task's mapping.
     pub fn pages_per_worker(&self) -> u32 {
-        let all = f64::from(self.frames()) * self.host.overcommit;
-        (all / f64::from(self.workers().max(1))) as u32
+        (self.pages_mapped() / f64::from(self.workers().max(1))) as u32
+    }
+
+    /// Pages that all tasks together are to map, before they are divided.
+    fn pages_mapped(&self) -> f64 {
+        f64::from(self.frames()) * self.host.overcommit
     }
 
     /// Whether anything can change when `ablation` is off: without transactions nothing is reserved, and
@@ -468,6 +483,19 @@ impl Scenario {
         Ok(())
     }
 
+    /// Checks that each task has a page to touch. Tasks of traces have mappings of their own, and need none
+    /// of these.
+    ///
+    /// # Errors
+    /// If the mappings are less than a page each.
+    pub fn check_mappings(&self) -> Result<(), ScenarioError> {
+        if self.pages_per_worker() > 0 {
+            return Ok(());
+        }
+        let pages = self.pages_mapped() as u64;
+        Err(ScenarioError::NothingMapped { tasks: self.workers(), pages })
+    }
+
     /// Checks ranges, and that the host can carry `plan`.
     ///
     /// # Errors
@@ -514,6 +542,19 @@ mod tests {
         assert_eq!(much, "overcommit is 1e300, must be above 0, up to 64");
         let long = message(|s| s.host.rx_ring = u32::MAX);
         assert_eq!(long, "rx-ring is 4294967295, must be 8 to 4096");
+    }
+
+    #[test]
+    fn tasks_without_a_page_are_refused_and_those_with_one_are_not() {
+        let mut scenario = Scenario::default();
+        scenario.check_mappings().unwrap();
+        // 16 tasks, 16,384 frames.
+        scenario.host.overcommit = 16.0 / 16_384.0;
+        scenario.check_mappings().unwrap();
+        scenario.host.overcommit = 15.0 / 16_384.0;
+        let said = scenario.check_mappings().unwrap_err().to_string();
+        assert!(said.starts_with("the 16 tasks map 15 pages together"), "{said}");
+        assert!(said.contains("raise --ram or --overcommit"), "{said}");
     }
 
     #[test]

@@ -52,9 +52,12 @@ impl RunSpec {
     /// Checks that what is asked for goes together.
     ///
     /// # Errors
-    /// If a protection is to be switched off that the scenario has no use for, or a pool recorded
-    /// that promises reservations.
+    /// If tasks have nothing to touch, a protection is to be switched off that the scenario has no use
+    /// for, or a pool recorded that promises reservations.
     pub fn check(&self) -> Result<(), RunError> {
+        if self.traces.is_empty() {
+            self.scenario.check_mappings()?;
+        }
         if let Some(off) = self.ablate.iter().find(|a| !self.scenario.has_use_for(**a)) {
             return Err(RunError::NothingToAblate { name: off.name() });
         }

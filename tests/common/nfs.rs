@@ -25,9 +25,27 @@ pub(crate) struct Served {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A server that stands still, or is to.
+pub(crate) struct Hang {
+    hangs: mpsc::Receiver<()>,
+    _release: mpsc::Sender<()>,
+}
+
+impl Hang {
+    /// Waits until it does.
+    pub(crate) fn wait(&self) {
+        self.hangs.recv().unwrap();
+    }
+}
+
 /// A disk with the header of an area, as `mkswap` leaves it.
 pub(crate) fn area(slots: u32) -> MemDisk {
-    let mut disk = MemDisk::new(u64::from(slots) * PAGE_SIZE as u64);
+    area_in(slots, slots)
+}
+
+/// An area of `slots` at the beginning of a disk that has more.
+pub(crate) fn area_in(disk_slots: u32, slots: u32) -> MemDisk {
+    let mut disk = MemDisk::new(u64::from(disk_slots) * PAGE_SIZE as u64);
     let mut header = [0; PAGE_SIZE];
     Header::new(slots).write(&mut header);
     disk.write_at(0, &header).unwrap();
@@ -111,6 +129,23 @@ impl Served {
         each: impl FnMut(&mut NfsServer<MemDisk>, &mut KernelNet) + Send + 'static,
     ) {
         self.with_net(|_, _, each_turn| *each_turn = Some(Box::new(each)));
+    }
+
+    /// Once `is_due`, it says so and stands still, until what is returned is dropped.
+    pub(crate) fn hang_when(
+        &self,
+        is_due: impl Fn(&NfsServer<MemDisk>) -> bool + Send + 'static,
+    ) -> Hang {
+        let (tell, hangs) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        self.each_turn(move |server, _| {
+            if is_due(server) {
+                let _ = tell.send(());
+                // It ends when the other end goes, and at once from then on.
+                let _ = released.recv();
+            }
+        });
+        Hang { hangs, _release: release }
     }
 
     /// It restarts whenever it has taken `calls` more calls, so that each restart meets requests on their way. Returns

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use netswap::iscsi::{InitiatorStats, IscsiBackend};
 use netswap::nfs::{NfsBackend, NfsStats};
-use netswap::real::load::{Load, LoadReport, LoadSpec, Pattern, Stop};
+use netswap::real::load::{Load, LoadProgress, LoadReport, LoadSpec, Pattern, Stop};
 use netswap::real::{OpenOptions, RealStore, StoreUrl};
 use netswap::reserve::{PAGE_SIZE, Span};
 
@@ -148,7 +148,9 @@ pub(crate) fn under_damage<S: Stats>(
                 ..OpenOptions::default()
             };
             let mut store = RealStore::open(&url, &options).unwrap();
-            let mut told = |_, ops| *watch.said.lock().unwrap() = (Instant::now(), ops);
+            let mut told = |far: LoadProgress| {
+                *watch.said.lock().unwrap() = (Instant::now(), far.ops);
+            };
             let report = Load::new(spec).unwrap().run(&mut store, &mut told).unwrap();
             let stats = S::of(&store);
             store.shutdown();

@@ -26,7 +26,8 @@ impl Listening {
         let mut net = KernelNet::new(config).map_err(Failure::usage)?;
         let listener = net.listen(&ListenConfig::new(addr, clients)).map_err(Failure::usage)?;
         let first = net.listener_conns(listener).next().map_or(0, |id| id.index());
-        let stop = Stop::on_signals(net.waker())
+        let waker = net.waker();
+        let stop = Stop::on_signals(move || waker.wake())
             .map_err(|error| Failure::usage(format_args!("cannot wait for signals: {error}")))?;
         Ok(Listening { net, listener, first, stop })
     }

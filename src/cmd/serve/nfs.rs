@@ -46,7 +46,8 @@ pub(super) struct NfsArgs {
     /// Show the memory only once a client has created the file
     #[arg(long, requires = "memory")]
     absent: bool,
-    /// The most bytes that clients may make the file long [default: 1024GiB, or the memory]
+    /// The most bytes that clients may make the file long; with --memory, only of one that is --absent at first
+    /// [default: 1024GiB, or the memory]
     #[arg(long, value_name = "SIZE")]
     limit: Option<Bytes>,
     /// Path of the export
@@ -106,6 +107,29 @@ impl NfsArgs {
         Ok(name.into())
     }
 
+    /// The most bytes that clients may make the file long, which has `len` now.
+    fn file_bytes_max(&self, len: u64) -> Result<u64, Failure> {
+        let refused =
+            |limit: Bytes, why: String| Err(Failure::usage(format_args!("--limit {limit}: {why}")));
+        // What it has from the start.
+        let start = self.store.memory.filter(|_| !self.absent).or(self.store.size);
+        match (self.limit, self.store.memory) {
+            (Some(limit), Some(memory)) if limit.0 > memory.0 => {
+                refused(limit, format!("the file cannot become longer than --memory {memory}"))
+            }
+            (Some(limit), _) if start.is_some_and(|start| limit.0 < start.0) => {
+                let start = start.unwrap_or(Bytes(0));
+                refused(
+                    limit,
+                    format!("the file has {start} from the start: leave it out, or give as much"),
+                )
+            }
+            (Some(limit), Some(_)) => Ok(limit.0),
+            (None, Some(memory)) => Ok(memory.0),
+            (limit, None) => Ok(limit.map_or(1 << 40, |limit| limit.0).max(len)),
+        }
+    }
+
     fn config(&self, port: u16, len: u64) -> Result<NfsServerConfig, Failure> {
         let mut faults = ServerFaults {
             late_by: self.late_by.span(),
@@ -124,18 +148,13 @@ impl NfsArgs {
             return Err(Failure::usage(format_args!("--export {export}: give a path like /swap")));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let file_bytes_max = match (self.limit, self.store.memory) {
-            (_, Some(memory)) => memory.0,
-            (Some(limit), None) => limit.0.max(len),
-            (None, None) => (1 << 40).max(len),
-        };
         Ok(NfsServerConfig {
             export: self.export.clone(),
             ports: Some((port, port)),
             boot: self.boot.unwrap_or(now.as_nanos() as u64),
             rtmax: transfer("--rtmax", self.rtmax)?,
             wtmax: transfer("--wtmax", self.wtmax)?,
-            file_bytes_max,
+            file_bytes_max: self.file_bytes_max(len)?,
             faults,
             seed: self.seed,
             max_connections: self.clients.into(),

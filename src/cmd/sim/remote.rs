@@ -1,24 +1,30 @@
 //! `netswap sim --backend URL`: the simulated machine over a real server, in real time.
 
-use netswap::real::StoreUrl;
 use netswap::real::paging::{self, IN_FLIGHT, PagingError, PagingRow, PagingSpec};
+use netswap::real::{Interrupt, OpenOptions, StoreUrl};
 use netswap::report::{Outcome as RowOutcome, grouped, micros, protections, table};
 use netswap::scenario::{Ablation, Scenario};
 use netswap::units::number;
 
 use super::Args;
 use crate::cmd::progress::{self, Lines};
+use crate::cmd::signals::interruptible;
 use crate::cmd::{EXIT_FAILED, EXIT_OK, Failure, Outcome, out, remote};
 
-/// Carries it out.
+/// Carries it out, until a signal ends it.
 pub(super) fn run(args: &Args, url: &StoreUrl, scenario: Scenario) -> Outcome {
+    interruptible(|interrupt| run_until(args, url, scenario, interrupt))
+}
+
+fn run_until(args: &Args, url: &StoreUrl, scenario: Scenario, interrupt: Interrupt) -> Outcome {
     let ablate = check(args, &scenario)?;
     scenario.check_ranges().map_err(Failure::usage)?;
     let spec = PagingSpec { scenario, ablate };
     let mut lines = Lines::new();
     let bar = progress::bar(1000, "{msg:32} [{bar:40}] {percent:>3}% {elapsed_precise}");
     bar.set_message(url.to_string());
-    let row = paging::run(url, &args.connect.options(IN_FLIGHT), &spec, &mut |share| {
+    let options = OpenOptions { interrupt, ..args.connect.options(IN_FLIGHT) };
+    let row = paging::run(url, &options, &spec, &mut |share| {
         let share = share.min(0.99);
         bar.set_position((share * 1000.0) as u64);
         lines.tell(format_args!("{url}: {:.0} %", share * 100.0));

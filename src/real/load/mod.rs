@@ -1,6 +1,7 @@
 //! A load on a store: blocks written and read at a given depth for a time or a number, every page
 //! verified if that is asked for.
 //!
+//! - `report`: what is told of it;
 //! - `stamp`: what a page holds, and what is wrong with one that comes back;
 //! - `slots`: which slot is next, and what each must hold.
 //!
@@ -13,24 +14,20 @@
 //!   ([`netswap_swap::SwapBackend::fences`]); the pager does the same.
 //! - A page that does not match is counted and told, never taken for right.
 
+mod report;
 mod slots;
 mod stamp;
 
-use std::fmt;
 use std::time::Duration;
 
-use arrayvec::ArrayVec;
-use hdrhistogram::Histogram;
-use netswap_net::kernel::KernelError;
-use netswap_reserve::{
-    EmergencyScope, Gfp, PagePool, PoolConfig, PoolError, ReserveId, Span, Time,
-};
+use netswap_reserve::{EmergencyScope, Gfp, PagePool, PoolConfig, ReserveId, Span, Time};
 use netswap_swap::{
-    BackendState, Completion, Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError,
-    SwapBackend, backend::BATCH_PAGES_MAX,
+    Completion, Op, PageVec, Request, RequestId, Slot, StoreError, SubmitError, SwapBackend,
+    backend::BATCH_PAGES_MAX,
 };
 use rustix::time::{ClockId, clock_gettime};
 
+pub use report::{FAULTS_TOLD, LoadError, LoadFault, LoadProgress, LoadReport};
 pub use stamp::Mismatch;
 
 use super::RealStore;
@@ -38,8 +35,11 @@ use slots::SlotTable;
 
 /// The reserve that READs may take their pages from.
 pub const RX_RESERVE: &str = "io.rx";
-/// Faults that are told one by one; the others are counted.
-pub const FAULTS_TOLD: usize = 8;
+/// Reads in a row that run out of time before a server is taken for gone while pages are read back, or as many as are
+/// outstanding if that is more. Picked by eye: a server that is alive and slow answers one of them.
+const LATE_READS_MAX: usize = 8;
+/// How long a load may sleep before it tells how far it is.
+const TELL_EVERY: Span = Span::from_secs(1);
 /// Frames beside those for pages that are outstanding: the least headroom of a pool and its gaps.
 const POOL_MARGIN: u32 = 64;
 
@@ -95,7 +95,7 @@ pub enum Stop {
 pub struct LoadSpec {
     /// What it does.
     pub pattern: Pattern,
-    /// Pages of a block, 1 to 16: what one operation moves.
+    /// Pages of a block, 1 to 16: what one operation moves. The last block of the slots is what is left of them.
     pub block_pages: usize,
     /// How many blocks a load in order goes on from one operation to the next: 1, or more to keep adjacent
     /// ones apart. Behind the last block it goes on at the beginning.
@@ -114,181 +114,6 @@ pub struct LoadSpec {
     pub seed: u64,
     /// How long the store has for a request.
     pub request_timeout: Option<Span>,
-}
-
-/// Something that went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoadFault {
-    /// A page was not what had been written.
-    Page {
-        /// Where.
-        slot: u32,
-        /// What is wrong with it.
-        mismatch: Mismatch,
-    },
-    /// The store did not do it.
-    Store {
-        /// What was asked for.
-        op: Op,
-        /// Where.
-        slot: u32,
-        /// Why.
-        error: StoreError,
-    },
-}
-
-impl fmt::Display for LoadFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LoadFault::Page { slot, mismatch } => write!(f, "slot {slot}: {mismatch}"),
-            LoadFault::Store { op: Op::Read, slot, error } => {
-                write!(f, "READ of slot {slot}: {error}")
-            }
-            LoadFault::Store { op: Op::Write, slot, error } => {
-                write!(f, "WRITE of slot {slot}: {error}")
-            }
-        }
-    }
-}
-
-/// Why a load ended before its end.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// No memory for what may be outstanding.
-    #[error("no memory for the pages of {depth} operations: {source}")]
-    Pool {
-        /// Operations.
-        depth: usize,
-        /// Why.
-        source: PoolError,
-    },
-    /// There is no whole block.
-    #[error("{slots} slots beside the header do not hold one block of {block_pages} pages")]
-    TooSmall {
-        /// Slots there are.
-        slots: u32,
-        /// Pages of a block.
-        block_pages: usize,
-    },
-    /// The event loop does not turn any more.
-    #[error(transparent)]
-    Net(#[from] KernelError),
-    /// The store takes nothing any more.
-    #[error("the store takes no requests any more: {}", why(.0))]
-    Store(BackendState),
-    /// No slot may be written any more.
-    #[error(
-        "all {slots} slots are quarantined: a late copy of a write may still reach each of them; a restart \
-         of the server, or a new run, makes them usable again"
-    )]
-    Quarantined {
-        /// How many.
-        slots: u32,
-    },
-}
-
-fn why(state: &BackendState) -> &dyn fmt::Display {
-    match state {
-        BackendState::Failed(error) => error,
-        BackendState::Starting => &"it is not ready yet",
-        BackendState::Ready { .. } => &"as many are outstanding as it takes",
-        BackendState::Stopped => &"it was shut down",
-    }
-}
-
-/// What a load did.
-#[derive(Clone)]
-pub struct LoadReport {
-    /// Operations that ended well, by kind.
-    pub reads: u64,
-    /// As above.
-    pub writes: u64,
-    /// Pages of these.
-    pub pages: u64,
-    /// What the client made of them for the server: fewer, if it merged some.
-    pub requests: u64,
-    /// Pages that were compared, and were right.
-    pub pages_verified: u64,
-    /// Pages that were not.
-    pub pages_wrong: u64,
-    /// Operations that the store did not do.
-    pub store_errors: u64,
-    /// The first of the faults.
-    pub faults: ArrayVec<LoadFault, FAULTS_TOLD>,
-    /// From the first submission to the last completion.
-    pub elapsed: Span,
-    /// The longest time without a completion.
-    pub longest_pause: Span,
-    /// Processor time of this thread meanwhile: user and system.
-    pub cpu: Duration,
-    /// From submission to completion, in nanoseconds.
-    pub read_latency: Histogram<u64>,
-    /// As above.
-    pub write_latency: Histogram<u64>,
-    /// Slots in quarantine at the end.
-    pub quarantined: u32,
-    /// Why it ended early, if it did.
-    pub ended_early: Option<String>,
-}
-
-impl fmt::Debug for LoadReport {
-    /// Without the thousands of counts of a histogram.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LoadReport")
-            .field("reads", &self.reads)
-            .field("writes", &self.writes)
-            .field("requests", &self.requests)
-            .field("pages_verified", &self.pages_verified)
-            .field("pages_wrong", &self.pages_wrong)
-            .field("store_errors", &self.store_errors)
-            .field("faults", &self.faults)
-            .field("elapsed", &self.elapsed)
-            .field("longest_pause", &self.longest_pause)
-            .field("quarantined", &self.quarantined)
-            .field("ended_early", &self.ended_early)
-            .finish_non_exhaustive()
-    }
-}
-
-impl LoadReport {
-    fn new() -> LoadReport {
-        let latency = || {
-            // A day in nanoseconds, three significant digits: nothing to grow later.
-            Histogram::new_with_bounds(1, 86_400_000_000_000, 3).expect("the bounds are in order")
-        };
-        LoadReport {
-            reads: 0,
-            writes: 0,
-            pages: 0,
-            requests: 0,
-            pages_verified: 0,
-            pages_wrong: 0,
-            store_errors: 0,
-            faults: ArrayVec::new(),
-            elapsed: Span::ZERO,
-            longest_pause: Span::ZERO,
-            cpu: Duration::ZERO,
-            read_latency: latency(),
-            write_latency: latency(),
-            quarantined: 0,
-            ended_early: None,
-        }
-    }
-
-    /// Operations that ended well.
-    pub fn ops(&self) -> u64 {
-        self.reads + self.writes
-    }
-
-    /// Whether every operation ended well and every page was right.
-    pub fn is_fine(&self) -> bool {
-        self.pages_wrong == 0 && self.store_errors == 0 && self.ended_early.is_none()
-    }
-
-    fn tell(&mut self, fault: LoadFault) {
-        // A full list is enough to begin with; all are counted.
-        let _ = self.faults.try_push(fault);
-    }
 }
 
 /// A request that is outstanding.
@@ -317,6 +142,8 @@ pub struct Load {
     free: Vec<u32>,
     /// The load is over, and what it wrote is being read back: the next block.
     read_back: Option<u32>,
+    /// Reads in a row that ran out of time.
+    late_reads: usize,
     outstanding: usize,
     submitted: u64,
     fences: u64,
@@ -335,8 +162,7 @@ impl Load {
     pub fn new(spec: LoadSpec) -> Result<Load, LoadError> {
         assert!(spec.depth > 0, "a load of depth 0");
         assert!((1..=BATCH_PAGES_MAX).contains(&spec.block_pages), "{} pages", spec.block_pages);
-        let blocks = spec.slots / spec.block_pages as u32;
-        if blocks == 0 {
+        if spec.slots < spec.block_pages as u32 {
             let LoadSpec { slots, block_pages, .. } = spec;
             return Err(LoadError::TooSmall { slots, block_pages });
         }
@@ -354,7 +180,7 @@ impl Load {
             slots: SlotTable::new(
                 spec.first_slot,
                 spec.block_pages as u32,
-                blocks,
+                spec.slots,
                 spec.stride_blocks,
                 spec.seed,
             ),
@@ -363,6 +189,7 @@ impl Load {
             flights: vec![flight; spec.depth].into(),
             free: (0..spec.depth as u32).rev().collect(),
             read_back: None,
+            late_reads: 0,
             outstanding: 0,
             submitted: 0,
             fences: 0,
@@ -372,16 +199,17 @@ impl Load {
         })
     }
 
-    /// Runs it to its end. `progress` is told the share that is done, from 0 to 1, and the operations.
+    /// Runs it to its end; `progress` is told how far it is.
     /// With verification, whatever it wrote is read back afterwards; that is in no figure but those of
-    /// pages and faults.
+    /// pages and faults. It is given up when a whole window of reads is not answered in time. When the store is
+    /// interrupted, what is outstanding is given up, and the store shut down.
     ///
     /// # Errors
     /// When the system refuses to wait. What a store does wrong is in the report.
     pub fn run(
         mut self,
         store: &mut RealStore,
-        progress: &mut dyn FnMut(f64, u64),
+        progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<LoadReport, LoadError> {
         let cpu = thread_cpu();
         let begun = store.now();
@@ -394,7 +222,14 @@ impl Load {
         self.report.cpu = thread_cpu().saturating_sub(cpu);
         if self.spec.verify && self.spec.pattern.is_writing() {
             self.read_back = Some(0);
-            self.drive(store, begun, progress)?;
+            self.late_reads = 0;
+            if !store.is_interrupted() {
+                self.drive(store, begun, progress)?;
+            }
+            // Whatever was not even asked for: nothing, if it came to its end.
+            while let Some(first) = self.next_written() {
+                self.report.pages_unverified += u64::from(self.slots.block_len(first));
+            }
         }
         self.report.quarantined = self.slots.quarantined();
         Ok(self.report)
@@ -404,9 +239,9 @@ impl Load {
         &mut self,
         store: &mut RealStore,
         begun: Time,
-        progress: &mut dyn FnMut(f64, u64),
+        progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), LoadError> {
-        let (mut turns, mut gave_up) = (0u64, false);
+        let (mut turns, mut gave_up, mut told) = (0u64, false, begun);
         loop {
             let now = store.now();
             if !gave_up
@@ -419,7 +254,11 @@ impl Load {
             if self.outstanding == 0 {
                 return Ok(());
             }
-            store.turn(None)?;
+            if store.is_interrupted() {
+                self.give_up(store);
+                return Ok(());
+            }
+            store.turn(Some(now + TELL_EVERY))?;
             while let Some(end) = store.poll_completion() {
                 let now = store.now();
                 self.complete(now, end);
@@ -429,11 +268,37 @@ impl Load {
                 self.fences = fences;
                 self.slots.release();
             }
+            if !gave_up && self.read_back.is_some() && self.is_gone() {
+                gave_up = true;
+                let error = LoadError::NotReadBack { reads: self.late_reads };
+                self.report.ended_early = Some(error.to_string());
+            }
             turns += 1;
-            if turns.is_multiple_of(64) {
-                progress(self.share(begun, now), self.report.ops());
+            if turns.is_multiple_of(64) || now.since(told) >= TELL_EVERY {
+                told = now;
+                progress(LoadProgress {
+                    share: self.share(begun, now),
+                    ops: self.report.ops(),
+                    is_reading_back: self.read_back.is_some(),
+                });
             }
         }
+    }
+
+    /// Ends with what there is: nobody waits for what is outstanding, and it is in no figure.
+    fn give_up(&mut self, store: &mut RealStore) {
+        self.report.ended_early = Some(LoadError::Interrupted.to_string());
+        store.give_up(&mut |end| {
+            if self.read_back.is_some() {
+                self.report.pages_unverified += end.pages.len() as u64;
+            }
+        });
+        self.outstanding = 0;
+    }
+
+    /// Whether nobody answers reads any more.
+    fn is_gone(&self) -> bool {
+        self.late_reads >= self.spec.depth.max(LATE_READS_MAX)
     }
 
     fn share(&self, begun: Time, now: Time) -> f64 {
@@ -475,15 +340,8 @@ impl Load {
 
     /// The next operation; `None` if everything was read back.
     fn draw(&mut self) -> Result<Option<(Op, u32)>, LoadError> {
-        if let Some(at) = &mut self.read_back {
-            while *at < self.slots.blocks() {
-                let slot = self.slots.block_at(*at);
-                *at += 1;
-                if self.slots.generation(slot).is_some() {
-                    return Ok(Some((Op::Read, slot)));
-                }
-            }
-            return Ok(None);
+        if self.read_back.is_some() {
+            return Ok(self.next_written().map(|slot| (Op::Read, slot)));
         }
         for _ in 0..self.slots.blocks() {
             let (op, slot) = match self.spec.pattern {
@@ -504,12 +362,25 @@ impl Load {
         Err(LoadError::Quarantined { slots: self.slots.quarantined() })
     }
 
+    /// The first slot of the next block that is to be read back.
+    fn next_written(&mut self) -> Option<u32> {
+        let at = self.read_back.as_mut()?;
+        while *at < self.slots.blocks() {
+            let slot = self.slots.block_at(*at);
+            *at += 1;
+            if self.slots.generation(slot).is_some() {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
     fn submit(&mut self, store: &mut RealStore, op: Op, first: u32) -> Result<(), LoadError> {
         let place = self.free.pop().expect("there are as many places as operations");
         let mut flight =
             Flight { op, first, since: store.now(), expected: [None; BATCH_PAGES_MAX] };
         let mut pages = PageVec::new();
-        for i in 0..self.spec.block_pages {
+        for i in 0..self.slots.block_len(first) as usize {
             let slot = first + i as u32;
             let mut page = {
                 let _scope = (op == Op::Read).then(|| EmergencyScope::enter(&self.pool, self.rx));
@@ -535,8 +406,11 @@ impl Load {
                 self.submitted += u64::from(self.read_back.is_none());
                 Ok(())
             }
-            Err(SubmitError::Full(_) | SubmitError::NotReady(_)) => {
+            Err(SubmitError::Full(request) | SubmitError::NotReady(request)) => {
                 self.free.push(place);
+                if self.read_back.is_some() {
+                    self.report.pages_unverified += request.pages.len() as u64;
+                }
                 Err(LoadError::Store(store.state()))
             }
         }
@@ -553,9 +427,16 @@ impl Load {
             self.last_end = now;
         }
         let slots = flight.first..flight.first + end.pages.len() as u32;
+        self.late_reads = match end.outcome {
+            Err(StoreError::TimedOut) if flight.op == Op::Read => self.late_reads + 1,
+            _ => 0,
+        };
         if let Err(error) = end.outcome {
             report.store_errors += 1;
             report.tell(LoadFault::Store { op: flight.op, slot: flight.first, error });
+            if !is_figure {
+                report.pages_unverified += end.pages.len() as u64;
+            }
         } else if is_figure {
             let latency = now.since(flight.since).as_nanos();
             let (count, histogram) = match flight.op {

@@ -3,7 +3,7 @@
 use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// Slots of an area that a load uses, in blocks of so many.
+/// Slots of an area that a load uses, in blocks of so many; what is left at the end is a block that is shorter.
 pub(super) struct SlotTable {
     first: u32,
     /// Of each slot the number of its last write, and in the top bit whether it is quarantined. 0 is not
@@ -21,13 +21,13 @@ pub(super) struct SlotTable {
 const QUARANTINED: u32 = 1 << 31;
 
 impl SlotTable {
-    /// `blocks` blocks of `block` slots from `first` on, of which every `stride`th is next.
-    pub(super) fn new(first: u32, block: u32, blocks: u32, stride: u32, seed: u64) -> SlotTable {
+    /// `slots` slots from `first` on in blocks of `block`, of which every `stride`th is next.
+    pub(super) fn new(first: u32, block: u32, slots: u32, stride: u32, seed: u64) -> SlotTable {
         SlotTable {
             first,
-            words: vec![0; block as usize * blocks as usize].into(),
+            words: vec![0; slots as usize].into(),
             block,
-            blocks,
+            blocks: slots.div_ceil(block),
             cursor: 0,
             stride,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -59,6 +59,12 @@ impl SlotTable {
     /// The first slot of block `at`.
     pub(super) fn block_at(&self, at: u32) -> u32 {
         self.first + at * self.block
+    }
+
+    /// Slots of the block that begins at `slot`: the last may be short.
+    pub(super) fn block_len(&self, slot: u32) -> u32 {
+        let left = self.words.len() as u32 - (slot - self.first);
+        self.block.min(left)
     }
 
     fn word(&mut self, slot: u32) -> &mut u32 {
@@ -100,7 +106,9 @@ impl SlotTable {
     pub(super) fn is_writable(&self, slot: u32) -> bool {
         let at = (slot - self.first) as usize;
         self.quarantined == 0
-            || self.words[at..at + self.block as usize].iter().all(|word| word & QUARANTINED == 0)
+            || self.words[at..at + self.block_len(slot) as usize]
+                .iter()
+                .all(|word| word & QUARANTINED == 0)
     }
 
     /// No late copy can come any more.
@@ -126,11 +134,24 @@ mod tests {
 
     #[test]
     fn blocks_are_drawn_inside_and_taken_in_turn() {
-        let mut slots = SlotTable::new(1, 2, 3, 1, 9);
+        let mut slots = SlotTable::new(1, 2, 6, 1, 9);
         assert_eq!([1, 2, 3, 4].map(|_| slots.next()), [1, 3, 5, 1]);
         let mut seen = [0; 3];
         (0..300).for_each(|_| seen[(slots.random() as usize - 1) / 2] += 1);
         assert!(seen.iter().all(|n| *n > 50), "{seen:?}");
+    }
+
+    #[test]
+    fn the_last_block_is_what_is_left_and_is_drawn_too() {
+        let mut slots = SlotTable::new(1, 16, 35, 1, 3);
+        assert_eq!(slots.blocks(), 3);
+        assert_eq!([1, 2, 3, 4].map(|_| slots.next()), [1, 17, 33, 1]);
+        assert_eq!([1, 17, 33].map(|slot| slots.block_len(slot)), [16, 16, 3]);
+        assert!((0..100).any(|_| slots.random() == 33));
+        (33..36).for_each(|slot| assert_eq!(slots.write(slot), 1));
+        assert!(slots.is_writable(33));
+        slots.quarantine(35);
+        assert_eq!([1, 17, 33].map(|slot| slots.is_writable(slot)), [true, true, false]);
     }
 
     #[test]
