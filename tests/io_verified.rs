@@ -98,7 +98,7 @@ fn every_pattern_is_verified_and_people_can_read_it() {
         assert_eq!(ran.code, 0, "{ran:?}");
         assert!(ran.stdout.contains(", 0 wrong; 0 errors of the store"), "{ran:?}");
         assert!(ran.stdout.contains("2000 operations in "), "{ran:?}");
-        assert!(ran.stdout.contains("in force: memory lock "), "{ran:?}");
+        assert!(ran.stdout.contains("protections: memory lock "), "{ran:?}");
     }
 }
 

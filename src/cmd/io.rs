@@ -409,6 +409,6 @@ fn text(report: &Report) -> String {
     if let Some(why) = &report.ended_early {
         text += &format!("ended early: {why}\n");
     }
-    text += &format!("in force: {}", report.protections.line());
+    text += &format!("protections: {}", report.protections.line());
     text
 }
