@@ -82,8 +82,8 @@ fn connections_that_are_cut_lose_no_page_by_it() {
     let before = filled(&tgt.file("t1"), &tgt.url("t1"));
     let pcap = tgt.scratch("sent.pcap");
     let log = Arc::new(RecordLog::new(&pcap, Protocol::Iscsi));
-    // All along: the host moves some 60 MB.
-    let proxy = Proxy::start(tgt.port(), &log, Cuts::new(11, 40, 2_000_000));
+    // All along: the host moves 30 MB and more.
+    let proxy = Proxy::start(tgt.port(), &log, Cuts::new(11, 40, 700_000));
     let row = swaps_to(&(tgt.url_at("t1", proxy.port()) + "?discard=on"));
     let (cuts, _) = proxy.cuts();
     drop(proxy);
