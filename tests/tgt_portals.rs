@@ -32,8 +32,12 @@ fn killed(policy: &str) {
     let mut resumed = Vec::new();
     let (report, stats) = under_load::<InitiatorStats>(&url, load, |watch| {
         watch.more(500);
+        // Its requests have no answer when the portal goes.
+        tgt.server().freeze();
+        watch.stands_still();
         first.cut_all();
         drop(first);
+        tgt.server().thaw();
         resumed.push(watch.resumed_after(Instant::now()));
         watch.more(500);
     });

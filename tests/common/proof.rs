@@ -18,6 +18,9 @@ const SLOTS: u32 = 4096;
 /// The longest wait for anything that has to happen. Picked by eye, for a machine with much else to do.
 const WITHIN: Duration = Duration::from_secs(60);
 
+/// A load of which nothing ends for so long stands still. Picked by eye.
+const STILL: Duration = Duration::from_millis(50);
+
 pub(crate) fn is_campaign() -> bool {
     std::env::var_os(CAMPAIGN).is_some()
 }
@@ -79,6 +82,18 @@ impl Watch {
         let (from, begun) = (self.said().1, Instant::now());
         while self.said().1 < from + ops {
             assert!(begun.elapsed() < WITHIN, "the load stands still at {from} operations");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits until nothing has ended for a while, since the server is frozen: what the load has outstanding then has no
+    /// answer.
+    pub(crate) fn stands_still(&self) {
+        let (mut ops, mut since) = (self.said().1, Instant::now());
+        while since.elapsed() < STILL {
+            if self.said().1 != ops {
+                (ops, since) = (self.said().1, Instant::now());
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
