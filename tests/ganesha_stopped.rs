@@ -17,9 +17,9 @@ use common::skip::or_skip;
 
 fn stopped(policy: &str) {
     let Some(mut ganesha) = or_skip(Ganesha::start("stopped")) else { return };
-    let still = Duration::from_secs(if is_campaign() { 20 } else { 3 });
+    let still = Duration::from_secs(if is_campaign() { 20 } else { 1 });
     let mut resumed = Vec::new();
-    let load = mixed(still + Duration::from_secs(3));
+    let load = mixed(still + Duration::from_secs(2));
     let file = ("area0", policy);
     let run = judged(&mut ganesha, file, Cuts::none(), load, |ganesha, watch| {
         watch.more(500);
