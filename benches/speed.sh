@@ -138,7 +138,7 @@ start_ganesha() {
 }
 
 start_tgt() {
-    local admin="tgtadm -C 0 --lld iscsi" tid name pair
+    local admin="tgtadm -C 0 --lld iscsi" tid name pair url
     mkdir -p /run/tgtd
     tgtd -f -C 0 -t 4 --iscsi portal=127.0.0.1:3260 >"$DIR/tgt.log" 2>&1 &
     SERVER=$!
@@ -159,8 +159,8 @@ start_tgt() {
     for pair in HeaderDigest DataDigest; do $admin --op update --mode target --tid 3 -n $pair -v CRC32C; done
     OURS=iscsi://127.0.0.1/$IQN:ours/1
     PEER=iscsi://127.0.0.1/$IQN:peer/1
-    "$NETSWAP" mkswap "$OURS" --force >/dev/null
-    "$NETSWAP" mkswap "iscsi://127.0.0.1/$IQN:digests/1$DIGESTS" --force >/dev/null
+    # That of the other client too: holes are read faster than what was written.
+    for url in "$OURS" "$PEER" "iscsi://127.0.0.1/$IQN:digests/1$DIGESTS"; do "$NETSWAP" mkswap "$url" --force >/dev/null; done
 }
 
 start_istgt() {
@@ -194,7 +194,7 @@ start_istgt() {
 	  InitiatorName "ALL"
 	  Netmask 127.0.0.0/8
 	CONF
-    local unit=0 name
+    local unit=0 name url
     for name in ours peer; do
         unit=$((unit + 1))
         truncate -s 256M "$DIR/$name.img"
@@ -216,7 +216,7 @@ start_istgt() {
     await istgt listens 3261
     OURS=iscsi://127.0.0.1:3261/$IQN:ours/0
     PEER=iscsi://127.0.0.1:3261/$IQN:peer/0
-    "$NETSWAP" mkswap "$OURS" --force >/dev/null
+    for url in "$OURS" "$PEER"; do "$NETSWAP" mkswap "$url" --force >/dev/null; done
 }
 
 start_embedded_target() {
