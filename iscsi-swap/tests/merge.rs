@@ -78,7 +78,7 @@ fn without_merging_each_goes_alone() {
 
 #[test]
 fn cuts_and_restarts_take_merged_commands_apart_and_lose_nothing() {
-    let (mut joined, mut reissued) = (0, 0);
+    let (mut joined, mut reissued, mut together) = (0, 0, 0);
     for seed in 0..40 {
         let mut pump = pump_to_be_cut(seed, all());
         for round in 0..4 {
@@ -93,9 +93,11 @@ fn cuts_and_restarts_take_merged_commands_apart_and_lose_nothing() {
         let stats = pump.backend.stats();
         joined += stats.joined;
         reissued += stats.reissued;
+        together += stats.flushed_together;
         assert_eq!(pump.target.protocol_errors() + stats.garbage, 0, "{seed}");
     }
     assert!(joined > 1000 && reissued > 100, "{joined} joined, {reissued} issued again");
+    assert!(together > 10, "{together} writes were flushed with another");
 }
 
 #[test]

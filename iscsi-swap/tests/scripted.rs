@@ -418,6 +418,98 @@ fn a_write_whose_cache_was_lost_is_written_again() {
     assert!(commands.iter().any(|c| c.write && c.cdb == write.cdb), "{commands:?}");
 }
 
+/// A unit with a write cache and without FUA; writes far from each other, and their commands.
+fn cached_writes(slots: &[u32]) -> (Script, Vec<ScsiCommand>) {
+    let mut unit = Unit::new();
+    unit.modes = Some((0, 4));
+    let mut script = Script::new(config(), unit);
+    assert_eq!(script.start(), READY);
+    for slot in slots {
+        script.submit(*slot, Op::Write, *slot, 1, None);
+    }
+    let writes = slots.iter().map(|_| script.command()).collect();
+    (script, writes)
+}
+
+/// The flush that came, and nothing else did; which blocks it is for.
+fn flush(script: &mut Script) -> (ScsiCommand, (u64, u32)) {
+    let command = script.command();
+    assert!(script.came.is_empty());
+    match Cdb::parse(&command.cdb) {
+        Cdb::SynchronizeCache { lba, blocks } => (command, (lba, blocks)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ended(script: &mut Script) -> Vec<u32> {
+    let ends = std::iter::from_fn(|| script.backend.poll_completion(script.now));
+    ends.map(|end| (end.outcome.unwrap(), end.id.0).1).collect()
+}
+
+#[test]
+fn writes_that_were_answered_during_a_flush_share_the_next() {
+    let (mut script, writes) = cached_writes(&[4, 10, 20, 30]);
+    script.end(&writes[0], status::GOOD, None);
+    let (first, range) = flush(&mut script);
+    assert_eq!(range, (4 * 8, 8));
+    script.end(&writes[1], status::GOOD, None);
+    script.end(&writes[2], status::GOOD, None);
+    assert!(script.came.is_empty() && ended(&mut script).is_empty());
+    script.end(&first, status::GOOD, None);
+    assert_eq!(ended(&mut script), [4]);
+    let (both, range) = flush(&mut script);
+    assert_eq!(range, (0, 0), "the whole unit");
+    // It was sent before this one was answered, and says nothing about it.
+    script.end(&writes[3], status::GOOD, None);
+    script.end(&both, status::GOOD, None);
+    assert_eq!(ended(&mut script), [10, 20]);
+    let (last, range) = flush(&mut script);
+    assert_eq!(range, (30 * 8, 8));
+    script.end(&last, status::GOOD, None);
+    assert_eq!(ended(&mut script), [30]);
+    assert_eq!(script.backend.stats().flushed_together, 1);
+}
+
+#[test]
+fn a_shared_flush_that_fails_has_all_its_writes_written_again_each_with_its_own() {
+    for lost in [false, true] {
+        let (mut script, writes) = cached_writes(&[4, 10, 20]);
+        script.submit(50, Op::Read, 50, 1, None);
+        let read = script.command();
+        script.end(&writes[0], status::GOOD, None);
+        let (first, _) = flush(&mut script);
+        script.end(&writes[1], status::GOOD, None);
+        script.end(&writes[2], status::GOOD, None);
+        script.end(&first, status::GOOD, None);
+        let (both, _) = flush(&mut script);
+        if lost {
+            // The cache is gone with what was in it, whatever is said of the flush.
+            script.end(&read, status::CHECK_CONDITION, Some(Sense::RESET));
+            script.end(&both, status::GOOD, None);
+        } else {
+            script.end(&both, status::CHECK_CONDITION, Some(Sense::INVALID_FIELD));
+        }
+        assert_eq!(ended(&mut script), [4]);
+        let mut rewritten = Vec::new();
+        let mut flushes = 0;
+        while rewritten.len() < 2 || !script.came.is_empty() {
+            let command = script.command();
+            match Cdb::parse(&command.cdb) {
+                Cdb::Write { lba, .. } => rewritten.push(lba / 8),
+                Cdb::SynchronizeCache { .. } => flushes += 1,
+                Cdb::Read { .. } => continue,
+                other => panic!("{other:?}"),
+            }
+            script.end(&command, status::GOOD, None);
+        }
+        rewritten.sort_unstable();
+        assert_eq!(rewritten, [10, 20]);
+        let mut ends = ended(&mut script);
+        ends.sort_unstable();
+        assert_eq!((ends, flushes), (vec![10, 20], 2), "lost: {lost}");
+    }
+}
+
 #[test]
 fn no_command_passes_a_window_of_two_and_the_window_moves_with_every_answer() {
     let mut script = Script::new(InitiatorConfig { merge: false, ..config() }, Unit::new());

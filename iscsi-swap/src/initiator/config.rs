@@ -214,6 +214,8 @@ pub struct InitiatorStats {
     pub merged: u64,
     /// Requests in them, but for the first of each.
     pub joined: u64,
+    /// Writes whose SYNCHRONIZE CACHE was that of another, too.
+    pub flushed_together: u64,
     /// Commands aborted, or ended by a reset of the unit, since they were not answered in time.
     pub aborted: u64,
     /// Resets of the unit asked for.

@@ -28,6 +28,7 @@ use super::{InitiatorConfig, IscsiBackend};
 impl IscsiBackend {
     /// Task `index` is not on the wire from now on.
     pub(super) fn release(&mut self, index: usize) {
+        self.syncing.take_if(|syncing| *syncing == index);
         self.wire -= usize::from(std::mem::take(&mut self.tasks[index].on_wire));
     }
 
@@ -157,18 +158,19 @@ impl IscsiBackend {
     pub(super) fn take_apart(&mut self, leader: usize, mut each: impl FnMut(&mut Self, usize)) {
         self.release(leader);
         self.drop_bursts(leader);
-        let Task { step, backoff, retries, timeouts, .. } = self.tasks[leader];
+        let Task { step, stale, backoff, retries, timeouts, .. } = self.tasks[leader];
         self.each_member(leader, |this, row| {
             let task = &mut this.tasks[row];
             task.next = NONE;
             task.ending = None;
+            task.whole = false;
             // The others have data of another kind.
             if !task.pages.is_empty() {
                 task.len = task.own_len();
             }
             task.state = TaskState::Sent;
-            (task.step, task.backoff, task.retries, task.timeouts) =
-                (step, backoff, retries, timeouts);
+            (task.step, task.stale) = (step, stale);
+            (task.backoff, task.retries, task.timeouts) = (backoff, retries, timeouts);
             each(this, row);
         });
     }

@@ -28,6 +28,7 @@
 mod ahead;
 mod config;
 mod discard;
+mod flush;
 mod merge;
 mod notice;
 mod policy;
@@ -174,6 +175,8 @@ pub struct IscsiBackend {
     unsorted: bool,
     /// With such a line: writes that are done but for their SYNCHRONIZE CACHE.
     syncs: VecDeque<u16>,
+    /// With merging: the task whose SYNCHRONIZE CACHE is on the wire.
+    syncing: Option<usize>,
     /// Which slots are in use by what is outstanding.
     touched: Touched,
     /// The discard there may be.
@@ -260,6 +263,7 @@ impl IscsiBackend {
             queues: config.merge || config.overtakes_max > 0 || config.wire_max < config.in_flight,
             unsorted: false,
             syncs: VecDeque::with_capacity(tasks),
+            syncing: None,
             touched: Touched::new(config.in_flight),
             unmap: Unmap::new(config.discard.then_some(requests)),
             wire: 0,
@@ -539,6 +543,7 @@ impl Default for Task {
             left_over: 0,
             ending: None,
             stale: false,
+            whole: false,
             retry_at: Time::ZERO,
             backoff: Span::ZERO,
             received: 0,

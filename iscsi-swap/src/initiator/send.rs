@@ -8,7 +8,7 @@ use netswap_reserve::Time;
 use super::discard::Unmap;
 use super::merge::push_pages;
 use super::receive::Violation;
-use super::task::{PROBE, Step, Task, TaskState};
+use super::task::{PROBE, Task, TaskState};
 use super::unit::{Durability, shortest};
 use super::{IscsiBackend, Link};
 use crate::login::InitiatorLogin;
@@ -315,22 +315,10 @@ impl IscsiBackend {
 
     fn next_request(&mut self, now: Time) -> Option<usize> {
         if self.queues {
-            let sync = self.syncs.pop_front().map(usize::from);
-            return sync.or_else(|| self.next_in_line(now, false));
+            return self.next_sync().or_else(|| self.next_in_line(now, false));
         }
         let at = (0..self.queue.len()).find(|at| self.may_go(now, usize::from(self.queue[*at])))?;
         self.queue.remove(at).map(usize::from)
-    }
-
-    /// The write of `index` is done, and not durable: its SYNCHRONIZE CACHE is to follow.
-    pub(super) fn enqueue_sync(&mut self, index: usize) {
-        self.tasks[index].step = Step::Sync;
-        if self.queues {
-            self.tasks[index].state = TaskState::Queued;
-            self.syncs.push_back(index as u16);
-        } else {
-            self.enqueue(index);
-        }
     }
 
     /// `n` bytes of what was shown are with the transport.

@@ -108,6 +108,8 @@ pub(super) struct Task {
     pub(super) ending: Option<Ending>,
     /// The unit lost its cache since the write was done: after its SYNCHRONIZE CACHE it starts over.
     pub(super) stale: bool,
+    /// Its SYNCHRONIZE CACHE is that of writes in several places: over the whole unit.
+    pub(super) whole: bool,
     /// Not to be issued before.
     pub(super) retry_at: Time,
     pub(super) backoff: Span,
@@ -184,6 +186,7 @@ impl Task {
         match (self.kind, self.step) {
             (Kind::Read, _) => Cdb::Read { lba, blocks, fua: false },
             (Kind::Write, Step::Command) => Cdb::Write { lba, blocks, fua },
+            (Kind::Write, Step::Sync) if self.whole => Cdb::SynchronizeCache { lba: 0, blocks: 0 },
             (Kind::Write, Step::Sync) => Cdb::SynchronizeCache { lba, blocks },
             (Kind::Discard, _) => Cdb::Unmap { list_len: self.len },
             (Kind::Probe(ProbeStep::Ready), _) => Cdb::TestUnitReady,
