@@ -134,6 +134,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stride_blocks: 1,
         stop: Stop::Ops(20_000),
         verify: true,
+        run: 1,
         seed: 7,
         request_timeout: Some(Span::from_secs(1)),
     };

@@ -75,6 +75,7 @@ fn run(pinned_verifier: bool, write: &str) -> (LoadReport, NfsStats, u64) {
         first_slot: 1,
         stop: Stop::Ops(4000),
         verify: true,
+        run: 1,
         seed: 1,
         request_timeout: None,
     })

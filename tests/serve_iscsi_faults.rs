@@ -114,3 +114,24 @@ fn what_was_written_through_garbage_without_digests_is_all_there() {
     assert_eq!(read.json()["pages_verified"], wrote["writes"], "{read:?}");
     server.stop();
 }
+
+#[test]
+fn a_write_that_failed_leaves_its_slot_unknown_also_to_reads_that_wait_behind_it() {
+    let scratch = Scratch::new("serve-failed-writes");
+    let file = scratch.path("unit");
+    let unit = ["--file", &file, "--size", "4MiB", "--no-sync"];
+    let server = Server::of("iscsi", &unit);
+    assert_eq!(netswap(&["mkswap", server.url(), "--force"]).code, 0);
+    server.stop();
+    let faults = ["--fault", "medium-error=1%", "--seed", "3"];
+    let server = Server::of("iscsi", &[&unit[..], &faults].concat());
+    // So few slots that most requests wait for another of theirs.
+    let words = ["--rw", "mixed", "--qd", "16", "--ops", "5000", "--size", "84KiB", "--verify"];
+    let ran = netswap(&[&["io", server.url(), "--merge", "off", "--json"], &words[..]].concat());
+    let report = ran.json();
+    assert_eq!(report["pages_wrong"], 0, "{ran:?}");
+    assert!(report["store_errors"].as_u64().unwrap() > 10 && ran.code == 1, "{ran:?}");
+    assert!(report["pages_verified"].as_u64().unwrap() > 1000, "{ran:?}");
+    assert!(ran.stderr.contains("more"), "the others are counted: {ran:?}");
+    server.stop();
+}

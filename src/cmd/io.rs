@@ -145,6 +145,8 @@ struct Report {
     connections: u64,
     quarantined_slots: u32,
     faults: Vec<String>,
+    /// More of them, that are in the counts alone.
+    faults_untold: u64,
     ended_early: Option<String>,
     protections: Protections,
 }
@@ -205,6 +207,9 @@ fn run_until(args: &Args, interrupt: &Interrupt) -> Outcome {
     out::line(text).map_err(|failure| failure.after(code))?;
     for fault in &report.faults {
         out::note(format_args!("netswap: {}: {fault}", report.server));
+    }
+    if report.faults_untold > 0 {
+        out::note(format_args!("netswap: {}: and {} more", report.server, report.faults_untold));
     }
     if let Some(why) = report.ended_early.as_ref().filter(|_| args.json) {
         out::note(format_args!("netswap: {}: {why}", report.server));
@@ -310,6 +315,7 @@ fn spec(
         (None, None, Some(_)) => Stop::Ops(u64::from(slots.div_ceil(block_pages as u32)).max(1)),
         (None, None, None) => Stop::After(Nanos(10_000_000_000).span()),
     };
+    let run = u128::from_le_bytes(random_uuid()?) as u64;
     Ok(LoadSpec {
         pattern,
         block_pages,
@@ -320,6 +326,7 @@ fn spec(
         stop,
         verify: args.verify,
         seed: args.seed,
+        run,
         request_timeout: args.timeout.map(Nanos::span),
     })
 }
@@ -354,6 +361,7 @@ fn report(args: &Args, store: &RealStore, done: &LoadReport) -> Report {
         connections: store.net_stats().conns.connects,
         quarantined_slots: done.quarantined,
         faults: done.faults.iter().map(ToString::to_string).collect(),
+        faults_untold: done.untold(),
         ended_early: done.ended_early.clone(),
         protections: store.protection().into(),
     }

@@ -19,7 +19,7 @@ pub(super) struct Args {
     /// A directory, the targets of a portal, or the LUNs of a target
     url: String,
     /// How long it may take to connect, and each call
-    #[arg(long, value_name = "TIME", default_value = "10s")]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = remote::some_time)]
     timeout: Nanos,
     /// Print JSON: an object an entry, one a line
     #[arg(long)]

@@ -91,11 +91,10 @@ pub fn write_header_page(
     store.transfer(Op::Write, Slot(0), PageVec::from_iter([frame]), PAGE_WITHIN).1
 }
 
-/// The slots of a store's area, to be read: as many as its header says, or all there are if it has none, or
-/// the store is shorter than that.
+/// The slots of a store's area, to be read: as many as its header says, or all there are if it has none.
 ///
 /// # Errors
-/// When its first page cannot be read.
+/// When its first page cannot be read, or it is shorter than its area.
 pub fn area_to_read(store: &mut RealStore) -> Result<AreaFacts, FitError> {
     let slots = store.slots();
     let header = match slots {
@@ -109,8 +108,11 @@ pub fn area_to_read(store: &mut RealStore) -> Result<AreaFacts, FitError> {
             Header::parse(&page).ok()
         }
     };
-    let behind = slots.saturating_sub(1);
-    let slots = header.map_or(behind, |header| header.last_page.min(behind));
+    if let Some(header) = header.filter(|header| header.last_page >= slots) {
+        let pages = u64::from(header.last_page) + 1;
+        return Err(FitError::CutShort { server: store.server().to_string(), slots, pages });
+    }
+    let slots = header.map_or(slots.saturating_sub(1), |header| header.last_page);
     Ok(AreaFacts { first_slot: 1, slots, header })
 }
 

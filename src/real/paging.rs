@@ -335,7 +335,9 @@ impl Paging {
         loop {
             self.step();
             if let Some(why) = self.refused.take() {
-                return Err(failed(format!("the area did not come on: {why}")));
+                return Err(failed(format!(
+                    "the area did not come on: {why}: `netswap check` says what it lacks, `netswap mkswap` makes one"
+                )));
             }
             if self.is_on {
                 return Ok(());

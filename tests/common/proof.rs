@@ -124,6 +124,7 @@ pub(crate) fn mixed(time: Duration) -> LoadSpec {
         first_slot: 1,
         stop: Stop::After(Span::from_nanos(time.as_nanos() as u64)),
         verify: true,
+        run: 1,
         seed: 11,
         request_timeout: None,
     }

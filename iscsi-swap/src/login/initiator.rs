@@ -492,10 +492,11 @@ impl Taker<'_> {
             0 => (self.config.header_digest, &mut self.params.header_digest),
             _ => (self.config.data_digest, &mut self.params.data_digest),
         };
-        // A refusal leaves it without, which is found at the end of the stage if it may not be.
+        // A refusal leaves it without, as does a None that was not offered: found at the end of the stage if it may not be.
         *agreed = match policy.choose(value) {
             Some(chosen) if !value.contains(',') => chosen,
             None if is_refusal(value) && policy != Digest::None => false,
+            None if value == "None" => false,
             _ => return Err(LoginError::Answer(name)),
         };
         Ok(())

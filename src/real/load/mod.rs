@@ -32,6 +32,7 @@ pub use stamp::Mismatch;
 
 use super::RealStore;
 use slots::SlotTable;
+use stamp::Owner;
 
 /// The reserve that READs may take their pages from.
 pub const RX_RESERVE: &str = "io.rx";
@@ -112,6 +113,9 @@ pub struct LoadSpec {
     pub verify: bool,
     /// What is drawn, and what pages hold.
     pub seed: u64,
+    /// Is in the pages, too: another number each time, so that what an earlier load with this seed wrote is not taken
+    /// for what this one did.
+    pub run: u64,
     /// How long the store has for a request.
     pub request_timeout: Option<Span>,
 }
@@ -148,6 +152,8 @@ pub struct Load {
     submitted: u64,
     fences: u64,
     last_end: Time,
+    /// The last operation that ended well.
+    last_good: Time,
     report: LoadReport,
 }
 
@@ -194,6 +200,7 @@ impl Load {
             submitted: 0,
             fences: 0,
             last_end: Time::ZERO,
+            last_good: Time::ZERO,
             report: LoadReport::new(),
             spec,
         })
@@ -213,7 +220,7 @@ impl Load {
     ) -> Result<LoadReport, LoadError> {
         let cpu = thread_cpu();
         let begun = store.now();
-        self.last_end = begun;
+        (self.last_end, self.last_good) = (begun, begun);
         self.fences = store.client.fences();
         let joined = store.counters().joined;
         self.drive(store, begun, progress)?;
@@ -391,7 +398,7 @@ impl Load {
                 Op::Write => {
                     let generation = self.slots.write(slot);
                     if self.spec.verify {
-                        stamp::stamp(page.bytes_mut(), self.spec.seed, slot, generation);
+                        stamp::stamp(page.bytes_mut(), self.owner(), slot, generation);
                     }
                 }
             }
@@ -416,15 +423,35 @@ impl Load {
         }
     }
 
+    fn owner(&self) -> Owner {
+        Owner { seed: self.spec.seed, run: self.spec.run }
+    }
+
+    /// Whether the last write of `slot` was carried out is not known: not to the reads that are outstanding, either.
+    fn forget(&mut self, slot: u32) {
+        self.slots.forget(slot);
+        for flight in &mut self.flights {
+            let at = slot.wrapping_sub(flight.first) as usize;
+            if let Some(expected) = flight.expected.get_mut(at) {
+                *expected = None;
+            }
+        }
+    }
+
     fn complete(&mut self, now: Time, end: Completion) {
+        let owner = self.owner();
         let flight = self.flights[end.id.0 as usize];
         self.free.push(end.id.0);
         self.outstanding -= 1;
         let report = &mut self.report;
         let is_figure = self.read_back.is_none();
         if is_figure {
-            report.longest_pause = report.longest_pause.max(now.since(self.last_end));
+            // An error is no sign of life.
+            report.longest_pause = report.longest_pause.max(now.since(self.last_good));
             self.last_end = now;
+            if end.outcome.is_ok() {
+                self.last_good = now;
+            }
         }
         let slots = flight.first..flight.first + end.pages.len() as u32;
         self.late_reads = match end.outcome {
@@ -453,7 +480,7 @@ impl Load {
                 let late = end.is_loose || matches!(end.outcome, Err(StoreError::TimedOut));
                 for slot in slots {
                     if end.outcome.is_err() {
-                        self.slots.forget(slot);
+                        self.forget(slot);
                     }
                     if late {
                         self.slots.quarantine(slot);
@@ -463,7 +490,7 @@ impl Load {
             Op::Read if self.spec.verify && end.outcome.is_ok() => {
                 let mut pages = end.pages;
                 for ((page, slot), expected) in pages.iter_mut().zip(slots).zip(flight.expected) {
-                    match stamp::verify(page.bytes_mut(), self.spec.seed, slot, expected) {
+                    match stamp::verify(page.bytes_mut(), owner, slot, expected) {
                         Ok(()) => report.pages_verified += 1,
                         Err(mismatch) => {
                             report.pages_wrong += 1;

@@ -136,11 +136,11 @@ pub struct LoadReport {
     pub pages_unverified: u64,
     /// Operations that the store did not do.
     pub store_errors: u64,
-    /// The first of the faults.
+    /// The first of the faults: of pages, then of the store.
     pub faults: ArrayVec<LoadFault, FAULTS_TOLD>,
     /// From the first submission to the last completion.
     pub elapsed: Span,
-    /// The longest time without a completion.
+    /// The longest time in which no operation ended well.
     pub longest_pause: Span,
     /// Processor time of this thread meanwhile: user and system.
     pub cpu: Duration,
@@ -200,6 +200,11 @@ impl LoadReport {
         }
     }
 
+    /// Faults that are not among those that are told.
+    pub fn untold(&self) -> u64 {
+        (self.pages_wrong + self.store_errors).saturating_sub(self.faults.len() as u64)
+    }
+
     /// Operations that ended well.
     pub fn ops(&self) -> u64 {
         self.reads + self.writes
@@ -211,7 +216,34 @@ impl LoadReport {
     }
 
     pub(super) fn tell(&mut self, fault: LoadFault) {
-        // A full list is enough to begin with; all are counted.
-        let _ = self.faults.try_push(fault);
+        // A full list is enough to begin with; all are counted. A page that is wrong says more than an error.
+        let is_page = |fault: &LoadFault| matches!(fault, LoadFault::Page { .. });
+        if !self.faults.is_full() {
+            self.faults.push(fault);
+        } else if is_page(&fault)
+            && let Some(least) = self.faults.iter_mut().rfind(|told| !is_page(told))
+        {
+            *least = fault;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_do_not_hide_a_page_that_is_wrong() {
+        let mut report = LoadReport::new();
+        for slot in 0..20 {
+            let error = StoreError::TimedOut;
+            report.store_errors += 1;
+            report.tell(LoadFault::Store { op: Op::Write, slot, error });
+        }
+        let wrong = LoadFault::Page { slot: 99, mismatch: Mismatch::Damaged };
+        report.pages_wrong += 1;
+        report.tell(wrong);
+        assert!(report.faults.contains(&wrong) && report.faults.len() == FAULTS_TOLD);
+        assert_eq!(report.untold(), 21 - FAULTS_TOLD as u64);
     }
 }

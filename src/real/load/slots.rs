@@ -6,8 +6,8 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 /// Slots of an area that a load uses, in blocks of so many; what is left at the end is a block that is shorter.
 pub(super) struct SlotTable {
     first: u32,
-    /// Of each slot the number of its last write, and in the top bit whether it is quarantined. 0 is not
-    /// known.
+    /// Of each slot the number of its last write, 0 for none; in the top bit whether it is quarantined, and in the one
+    /// below whether that write may not be what is there.
     words: Box<[u32]>,
     block: u32,
     blocks: u32,
@@ -19,6 +19,8 @@ pub(super) struct SlotTable {
 }
 
 const QUARANTINED: u32 = 1 << 31;
+const UNKNOWN: u32 = 1 << 30;
+const GENERATION: u32 = UNKNOWN - 1;
 
 impl SlotTable {
     /// `slots` slots from `first` on in blocks of `block`, of which every `stride`th is next.
@@ -73,24 +75,23 @@ impl SlotTable {
 
     /// The number of the last write of `slot`; `None` if none is known.
     pub(super) fn generation(&mut self, slot: u32) -> Option<u32> {
-        match *self.word(slot) & !QUARANTINED {
-            0 => None,
-            generation => Some(generation),
-        }
+        let word = *self.word(slot);
+        let generation = word & GENERATION;
+        (generation != 0 && word & UNKNOWN == 0).then_some(generation)
     }
 
     /// Counts a write of `slot`; its number.
     pub(super) fn write(&mut self, slot: u32) -> u32 {
         let word = self.word(slot);
-        // After 2^31 - 1 writes of a slot the count begins again; no load comes so far.
-        let generation = ((*word + 1) & !QUARANTINED).max(1);
+        // After 2^30 - 1 writes of a slot the count begins again; no load comes so far.
+        let generation = ((*word + 1) & GENERATION).max(1);
         *word = generation | (*word & QUARANTINED);
         generation
     }
 
-    /// Nobody knows what `slot` holds.
+    /// Nobody knows what `slot` holds, until it is written again. Its writes are counted on: no number is used twice.
     pub(super) fn forget(&mut self, slot: u32) {
-        *self.word(slot) &= QUARANTINED;
+        *self.word(slot) |= UNKNOWN;
     }
 
     /// A late copy of a write may still reach `slot`: it must not be written again.

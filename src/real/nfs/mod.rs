@@ -193,7 +193,7 @@ fn said(facts: &NfsFacts) -> Vec<Fact> {
 
 fn findings(facts: &NfsFacts) -> Vec<Finding> {
     let (size, used) = (facts.file.size, facts.file.used);
-    let holes = if used >= size {
+    let holes = if used >= size / PAGE_SIZE as u64 * PAGE_SIZE as u64 {
         let what = format!("none: {} used of {}", Bytes(used), Bytes(size));
         Finding::new("holes", Verdict::Good, what)
     } else {
