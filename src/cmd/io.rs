@@ -32,7 +32,7 @@ const MAKE_WITHIN: Nanos = Nanos(60_000_000_000);
   netswap io 'nfs://server/export/area0?write=unstable' --rw write --qd 64 --ops 100000 --merge off
 
 Pages are written behind the swap header; a file without one is refused. --verify stamps every page that is \
-written (slot, number of the write, seed, checksum) and compares every page that is read; what was written is read \
+written (slot, number of the write, run, seed, checksum) and compares every page that is read; what was written is read \
 back at the end. With --rw read and randread it compares with what an earlier run with --verify and the same --seed wrote.
 
 Exit codes: 0 every operation ended well and every page was right; 1 one did not, or the server refused \
