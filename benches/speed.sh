@@ -223,7 +223,8 @@ start_embedded_target() {
     "$NETSWAP" serve iscsi --listen 127.0.0.1:23260 --file "$DIR/own.img" --size 256MiB >"$DIR/own.log" 2>&1 &
     SERVER=$!
     PIDS+=("$SERVER")
-    await "netswap serve" listens 23260
+    # It listens before it says where.
+    await "netswap serve" grep -q 'iscsi://127' "$DIR/own.log"
     OWN=$(grep -o 'iscsi://127[^ ]*' "$DIR/own.log" | head -n 1)
     "$NETSWAP" mkswap "$OWN" --force >/dev/null
 }
