@@ -57,7 +57,7 @@ fn judged(
 fn cut(policy: &str, seed: u64) {
     // In the login and what is asked of the unit behind it, where each cut doubles the wait before the next try; and
     // anywhere.
-    let (in_login, anywhere) = if is_campaign() { (12, 488) } else { (6, 30) };
+    let (in_login, anywhere) = if is_campaign() { (30, 470) } else { (6, 30) };
     let load = short(if is_campaign() { 60_000 } else { 6_000 });
     let Some(mut tgt) = or_skip(Tgt::with_area("tgt-cut", area_bytes(&load))) else { return };
     for (seed, wanted, bytes_max) in [(seed, in_login, 1_200), (seed + 100, anywhere, 150_000)] {

@@ -7,7 +7,7 @@ mod common;
 use std::cell::RefCell;
 use std::mem::swap;
 
-use common::{Pump, THIN, initiator_config, target_config};
+use common::{Pump, THIN, every_fault, initiator_config, target_config};
 use netswap_iscsi::{Digest, InitiatorConfig, IscsiBackend, TargetFaults, WritePolicy};
 use netswap_reserve::{PagePool, PoolConfig, Span};
 use netswap_swap::conformance;
@@ -95,15 +95,6 @@ fn with_discards() {
 
 #[test]
 fn with_a_faulty_target() {
-    let faults = TargetFaults {
-        late_ppm: 50_000,
-        late_by: Span::from_millis(300),
-        twice_ppm: 20_000,
-        garbage_ppm: 20_000,
-        busy_ppm: 50_000,
-        task_set_full_ppm: 50_000,
-        check_condition_ppm: 50_000,
-        ..TargetFaults::default()
-    };
+    let faults = TargetFaults { late_by: Span::from_millis(300), ..every_fault() };
     conform(WritePolicy::Fua, Digest::None, faults);
 }

@@ -386,10 +386,6 @@ pub(super) fn draw(rng: &mut Xoshiro256PlusPlus, faults: &TargetFaults) -> Drawn
     drawn
 }
 
-/// Most bytes of a truncated header: up to the sequence numbers. What follows on the stream takes the place of the rest. Behind
-/// these it can make a right header with data that is none of its own, and without digests nothing could tell.
-const TRUNCATED_MAX: usize = 24;
-
 /// Ruins a header. Returns how many of its bytes are sent, and whether its data follows.
 pub(super) fn ruin(
     rng: &mut Xoshiro256PlusPlus,
@@ -425,7 +421,7 @@ pub(super) fn ruin(
         }
         4 => {
             counts.truncated += 1;
-            (1 + value as usize % TRUNCATED_MAX, false)
+            (1 + value as usize % (BHS_LEN - 1), false)
         }
         _ => {
             counts.junk += 1;
