@@ -129,7 +129,7 @@ impl PagePool {
     pub fn alloc_wait(&self, gfp: Gfp, deadline: impl Into<Deadline>) -> Result<Frame, WaitError> {
         match self.alloc(gfp) {
             Ok(frame) => Ok(frame),
-            Err(refused) => wait(self, gfp, self.ambient(gfp), deadline.into(), refused),
+            Err(refused) => wait(self, gfp, self.ambient(gfp), deadline, refused),
         }
     }
 
@@ -150,7 +150,7 @@ impl PagePool {
         let caller = Caller { entitled: Some(reserve), by_scope: false };
         match self.alloc_as(gfp, || caller) {
             Ok(frame) => Ok(frame),
-            Err(refused) => wait(self, gfp, caller, deadline.into(), refused),
+            Err(refused) => wait(self, gfp, caller, deadline, refused),
         }
     }
 }
@@ -160,9 +160,11 @@ fn wait(
     pool: &PagePool,
     gfp: Gfp,
     mut caller: Caller,
-    deadline: Deadline,
+    deadline: impl Into<Deadline>,
     refused: AllocError,
 ) -> Result<Frame, WaitError> {
+    // In this order, or a wait to its end could be told as a little shorter than was asked for.
+    let (started, deadline) = (Instant::now(), deadline.into());
     let gfp = gfp | reclaim::limits();
     if !gfp.may_wait() || reclaim::is_inside() {
         return Err(WaitError::Refused(refused));
@@ -170,7 +172,6 @@ fn wait(
     if gfp.contains(Gfp::NOMEMALLOC) {
         caller.entitled = None;
     }
-    let started = Instant::now();
     let inner = pool.inner();
     let node = Node::new(Want::Frame, gfp, caller);
     let (granted, refused) = {

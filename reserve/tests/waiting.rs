@@ -7,11 +7,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netswap_reserve::{
-    AllocError, EmergencyScope, Frame, Gfp, NoFsScope, NoIoScope, PagePool, PoolConfig, Reclaim,
-    ReclaimThread, ReserveId, WaitError,
+    AllocError, Deadline, EmergencyScope, Frame, Gfp, NoFsScope, NoIoScope, PagePool, PoolConfig,
+    Reclaim, ReclaimThread, ReserveId, WaitError,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -148,6 +148,29 @@ fn a_deadline_that_passes_is_a_typed_error_and_leaves_nothing() {
     assert_eq!((stats.waits, stats.waiting, stats.timeouts, stats.handed_over), (1, 0, 1, 0));
     drop(all);
     assert_eq!(pool.free_frames(), 128);
+}
+
+/// Counts from when it is made into a deadline, and takes half of the time for that.
+struct Dawdling;
+
+impl From<Dawdling> for Deadline {
+    fn from(_: Dawdling) -> Deadline {
+        let at = Instant::now() + SHORT;
+        while Instant::now() + SHORT / 2 < at {
+            std::thread::yield_now();
+        }
+        at.into()
+    }
+}
+
+#[test]
+fn a_wait_is_told_from_before_its_deadline_was_counted() {
+    let pool = pool(0);
+    let _all = fill(&pool);
+    match pool.alloc_wait(Gfp::KERNEL, Dawdling).unwrap_err() {
+        WaitError::TimedOut { waited, .. } => assert!(waited >= SHORT, "{waited:?}"),
+        other => panic!("{other}"),
+    }
 }
 
 #[test]
