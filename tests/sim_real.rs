@@ -32,6 +32,8 @@ fn a_host_completes_over_a_real_server() {
     let ran = sim(&format!("{url}?write=unstable"), &[]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.ends_with("every page was what had been written\n"), "{ran:?}");
+    let idle = netswap(&["sim", "--backend", &url, "--ram", "4MiB", "--overcommit", "0.5"]);
+    assert!(idle.code == 0 && idle.stdout.contains("nothing was paged"), "{idle:?}");
 }
 
 #[test]

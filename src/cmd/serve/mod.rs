@@ -104,6 +104,9 @@ fn parse_named_fault(
     let (name, share) = text
         .split_once('=')
         .ok_or_else(|| format!("write NAME=P, {}=1% for one; {}", known[0], list()))?;
+    if share.contains(',') {
+        return Err("one fault each time: give --fault again for the next".into());
+    }
     let ppm = share.parse::<Share>().map_err(|error| error.to_string())?.0 as u32;
     let found = known.iter().find(|known| **known == name);
     found.map(|name| (*name, ppm)).ok_or_else(|| format!("unknown fault {name:?}; {}", list()))

@@ -278,6 +278,7 @@ mod tests {
             ("helt=1%", "known: late, twice, garbage"),
             ("held=2", "has no unit"),
             ("held=200%", "out of range"),
+            ("held=1%,late=1%", "give --fault again"),
         ] {
             let error = parse_fault(text).unwrap_err();
             assert!(error.contains(hint), "{text}: {error}");

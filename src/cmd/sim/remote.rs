@@ -133,6 +133,9 @@ fn text(scenario: &Scenario, row: &PagingRow) -> String {
         Some(reason) => text += &format!("\n{reason}"),
         None => text += "\nevery page was what had been written",
     }
+    if row.reason.is_none() && row.page_outs == 0 {
+        text += "\nnothing was paged, as all of it fits into RAM: raise --overcommit for a test of the store";
+    }
     if row.discards > 0 {
         let discards = out::count(row.discards, "discard");
         text += &format!("\n{} slots were given back in {discards}", grouped(row.discarded_slots));
