@@ -7,9 +7,10 @@
 //! those that are outstanding take. An answer therefore waits a share of the time that the line before it
 //! took, and never more than a bound; with few outstanding there is no rest at all.
 //!
-//! A peer that has answered nearly all when the loop looks again has run dry meanwhile: it may have gone to sleep, and
-//! then its threads have to be woken one after the other. Each such rest halves those that follow; now and then a
-//! longer one is tried again.
+//! What a rest costs is the peer's to say: one that has answered all it was asked goes to sleep, and then its threads
+//! have to be woken one after the other; another one only gathers its answers. So [`Pace`] tries rests of several
+//! lengths and none, measures how fast answers come with each, and keeps to the longest that costs
+//! next to nothing.
 
 use netswap_reserve::{Span, Time};
 
@@ -22,11 +23,14 @@ const SHARE: u64 = 3;
 /// against the embedded server, which answers in batches: rests cost it throughput.
 const GAP_MIN: Span = Span::from_micros(10);
 
-/// Times that rests are halved at most: then none is worth it.
-const CUTS_MAX: u32 = 5;
-/// After so many turns in which no peer ran dry a longer rest is tried. Picked by eye: what it may cost then
-/// does not show.
-const TRIES_EACH: u32 = 256;
+/// The lengths that are tried: as long as that, a half, a quarter, and no rest.
+const LENGTHS: usize = 4;
+const NO_REST: usize = LENGTHS - 1;
+/// A length is weighed by so many answers: about 30 ms of them.
+const ANSWERS_EACH: u64 = 1024;
+/// One time in so many another length than the best is weighed, to see whether it is the better one by now: what that may
+/// cost does not show.
+const TRY_EACH: u32 = 16;
 
 /// How fast answers come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,11 +43,17 @@ pub(super) struct Pace {
     /// Mean time from one answer to the next in nanoseconds; each new measurement is an eighth of it. 0 is
     /// not known.
     gap: u64,
-    /// Answers that were outstanding when it rested last, if that was the last turn.
-    rested: u32,
-    /// How often rests are halved, and turns since that was looked at.
-    cuts: u32,
-    turns: u32,
+    /// Whether a rest would have been worth it at the last turn, so that this one tells something of its length.
+    is_weighed: bool,
+    /// The length in force, the time and the answers it has had in turns that tell something.
+    length: usize,
+    took: u64,
+    answered: u64,
+    /// Mean time from one answer to the next with each length, in nanoseconds. 0 is not known.
+    costs: [u64; LENGTHS],
+    /// Lengths weighed so far, and the one that was tried last without being the best.
+    weighed: u32,
+    tried: usize,
 }
 
 impl Pace {
@@ -57,29 +67,50 @@ impl Pace {
     /// The loop is going to wait: how long it should rest before it looks. `None` is not at all.
     pub(super) fn rest(&mut self, now: Time, most: Span) -> Option<Span> {
         let came = self.answers.come - self.come;
-        if let Some(gap) = now.since(self.at).as_nanos().checked_div(came) {
+        let took = now.since(self.at).as_nanos();
+        if let Some(gap) = took.checked_div(came) {
             self.gap = if self.gap == 0 { gap } else { (7 * self.gap + gap) / 8 };
             (self.at, self.come) = (now, self.answers.come);
-            self.learn(came);
+            if self.is_weighed {
+                self.weigh(took, came);
+            }
         }
         let worth = u64::from(self.answers.outstanding) / SHARE;
         // Less than two answers to be gained, because few are outstanding or they are slow: no rest.
-        let is_worth_it = worth >= 2 && self.gap >= GAP_MIN.as_nanos();
-        let rest = self.gap.saturating_mul(worth).min(most.as_nanos()) >> self.cuts;
-        let rests = is_worth_it && rest >= 2 * self.gap;
-        self.rested = if rests { self.answers.outstanding } else { 0 };
+        self.is_weighed = worth >= 2 && self.gap >= GAP_MIN.as_nanos();
+        let rest = self.gap.saturating_mul(worth).min(most.as_nanos()) >> self.length;
+        let rests = self.is_weighed && self.length != NO_REST && rest >= 2 * self.gap;
         rests.then(|| Span::from_nanos(rest))
     }
 
-    /// So many answers came in a turn: whether the peer ran dry in the rest before it.
-    fn learn(&mut self, came: u64) {
-        self.turns += 1;
-        let rested = u64::from(std::mem::take(&mut self.rested));
-        if rested > 0 && came * 3 > rested * 2 {
-            (self.cuts, self.turns) = ((self.cuts + 1).min(CUTS_MAX), 0);
-        } else if self.turns >= TRIES_EACH {
-            (self.cuts, self.turns) = (self.cuts.saturating_sub(1), 0);
+    /// So many answers came in a turn that took so long.
+    fn weigh(&mut self, took: u64, came: u64) {
+        self.took += took;
+        self.answered += came;
+        if self.answered < ANSWERS_EACH {
+            return;
         }
+        let cost = (self.took / self.answered).max(1);
+        (self.took, self.answered) = (0, 0);
+        let known = &mut self.costs[self.length];
+        // A peer that stood still for a while says nothing of the length that it happened to do so in.
+        *known = if *known == 0 { cost } else { (*known + cost.min(2 * *known)) / 2 };
+        self.weighed = self.weighed.wrapping_add(1);
+        self.length = self.next_length();
+    }
+
+    /// One that nothing is known of; else, at times, the next one in turn; else the best: the longest that takes no more
+    /// than an eighth longer than the fastest.
+    fn next_length(&mut self) -> usize {
+        if let Some(unknown) = self.costs.iter().position(|cost| *cost == 0) {
+            return unknown;
+        }
+        if self.weighed.is_multiple_of(TRY_EACH) {
+            self.tried = (self.tried + 1) % LENGTHS;
+            return self.tried;
+        }
+        let fastest = self.costs.into_iter().min().unwrap_or(0);
+        self.costs.iter().position(|cost| cost - fastest <= fastest / 8).unwrap_or(NO_REST)
     }
 }
 
@@ -118,28 +149,63 @@ mod tests {
         assert_eq!(rest_after(0, 1, 20, 64), None, "nothing is known");
     }
 
-    #[test]
-    fn a_peer_that_runs_dry_in_a_rest_is_given_shorter_ones_and_tried_again() {
-        // Each turn takes what it rests and 200 us; so many of 16 answers have come then.
-        let turn = |pace: &mut Pace, now: &mut Time, came: u64| {
-            let before = pace.answers;
-            pace.update(before, Answers { outstanding: 16, come: before.come + came });
-            let rest = pace.rest(*now, MOST);
-            *now = *now + Span::from_micros(200) + rest.unwrap_or(Span::ZERO);
-            rest
-        };
-        let (mut pace, mut now) = (Pace::default(), Time::ZERO + Span::from_micros(200));
-        let rests: Vec<_> = (0..40).map(|_| turn(&mut pace, &mut now, 6)).collect();
-        assert!(rests[39].is_some() && pace.cuts == 0, "the peer still has most of it");
-        let rests: Vec<_> = (0..20).map(|_| turn(&mut pace, &mut now, 14)).collect();
-        assert!(rests[19].is_none() && pace.cuts > 0, "{rests:?}");
-        let tried = (0..6 * TRIES_EACH).filter(|_| turn(&mut pace, &mut now, 14).is_some());
-        assert!((1..20).contains(&tried.count()));
-        let cuts = pace.cuts;
-        for _ in 0..CUTS_MAX * TRIES_EACH {
-            turn(&mut pace, &mut now, 6);
+    /// A loop with 16 outstanding, and a peer to which a rest means this much time and so many answers.
+    struct Loop {
+        pace: Pace,
+        now: Time,
+        rest: Option<Span>,
+    }
+
+    /// Answers every 20 us, whoever looks.
+    fn gathers(rest: Option<Span>) -> (Span, u64) {
+        let came = rest.map_or(1, |rest| rest.as_nanos().div_ceil(20_000));
+        (Span::from_micros(20 * came), came)
+    }
+
+    /// Has answered all by the end of a rest, and takes 400 us to wake.
+    fn falls_asleep(rest: Option<Span>) -> (Span, u64) {
+        rest.map_or((Span::from_micros(20), 1), |rest| (rest + Span::from_micros(400), 16))
+    }
+
+    impl Loop {
+        fn new() -> Loop {
+            Loop { pace: Pace::default(), now: Time::ZERO, rest: None }
         }
-        assert!(cuts > 0 && pace.cuts == 0, "it was given up for ever");
+
+        /// The share of `turns` turns with `peer` that began with a rest.
+        fn rested(&mut self, turns: u32, peer: fn(Option<Span>) -> (Span, u64)) -> f64 {
+            let mut rested = 0;
+            for _ in 0..turns {
+                rested += u32::from(self.rest.is_some());
+                let (took, came) = peer(self.rest);
+                self.now += took;
+                let before = self.pace.answers;
+                let after = Answers { outstanding: 16, come: before.come + came };
+                self.pace.update(before, after);
+                self.rest = self.pace.rest(self.now, MOST);
+            }
+            f64::from(rested) / f64::from(turns)
+        }
+    }
+
+    #[test]
+    fn it_rests_as_long_as_that_costs_nothing_and_finds_out_when_that_changes() {
+        let mut with = Loop::new();
+        with.rested(10_000, gathers);
+        assert!(with.rested(100_000, gathers) > 0.7, "{:?}", with.pace);
+        with.rested(50_000, falls_asleep);
+        assert!(with.rested(100_000, falls_asleep) < 0.02, "{:?}", with.pace);
+        with.rested(200_000, gathers);
+        assert!(with.rested(100_000, gathers) > 0.7, "{:?}", with.pace);
+    }
+
+    #[test]
+    fn a_peer_that_stands_still_once_is_not_held_to_be_slow() {
+        let mut with = Loop::new();
+        with.rested(100_000, gathers);
+        with.now += Span::from_secs(20);
+        with.rested(20_000, gathers);
+        assert!(with.rested(100_000, gathers) > 0.7, "{:?}", with.pace);
     }
 
     #[test]
