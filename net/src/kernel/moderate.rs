@@ -28,9 +28,9 @@ const LENGTHS: usize = 4;
 const NO_REST: usize = LENGTHS - 1;
 /// A length is weighed by so many answers: about 30 ms of them.
 const ANSWERS_EACH: u64 = 1024;
-/// One time in so many another length than the best is weighed, to see whether it is the better one by now: what that may
-/// cost does not show.
-const TRY_EACH: u32 = 16;
+/// One time in so many the next length in turn is weighed instead of the best, to see whether it is the better one by now:
+/// what that may cost does not show.
+const TRY_EACH: u64 = 8;
 
 /// How fast answers come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,9 +51,8 @@ pub(super) struct Pace {
     answered: u64,
     /// Mean time from one answer to the next with each length, in nanoseconds. 0 is not known.
     costs: [u64; LENGTHS],
-    /// Lengths weighed so far, and the one that was tried last without being the best.
-    weighed: u32,
-    tried: usize,
+    /// How often a length was weighed so far.
+    weighed: u64,
 }
 
 impl Pace {
@@ -93,9 +92,11 @@ impl Pace {
         let cost = (self.took / self.answered).max(1);
         (self.took, self.answered) = (0, 0);
         let known = &mut self.costs[self.length];
-        // A peer that stood still for a while says nothing of the length that it happened to do so in.
-        *known = if *known == 0 { cost } else { (*known + cost.min(2 * *known)) / 2 };
-        self.weighed = self.weighed.wrapping_add(1);
+        // A peer that stood still for a while says nothing of the length that it happened to do so in: no single time
+        // is enough for another one to be better.
+        *known =
+            if *known == 0 { cost } else { (*known + cost.min(*known + known.div_ceil(8))) / 2 };
+        self.weighed += 1;
         self.length = self.next_length();
     }
 
@@ -106,8 +107,7 @@ impl Pace {
             return unknown;
         }
         if self.weighed.is_multiple_of(TRY_EACH) {
-            self.tried = (self.tried + 1) % LENGTHS;
-            return self.tried;
+            return (self.weighed / TRY_EACH - 1) as usize % LENGTHS;
         }
         let fastest = self.costs.into_iter().min().unwrap_or(0);
         self.costs.iter().position(|cost| cost - fastest <= fastest / 8).unwrap_or(NO_REST)
@@ -204,8 +204,7 @@ mod tests {
         let mut with = Loop::new();
         with.rested(100_000, gathers);
         with.now += Span::from_secs(20);
-        with.rested(20_000, gathers);
-        assert!(with.rested(100_000, gathers) > 0.7, "{:?}", with.pace);
+        assert!(with.rested(20_000, gathers) > 0.7, "{:?}", with.pace);
     }
 
     #[test]
