@@ -29,7 +29,7 @@ const NO_REST: usize = LENGTHS - 1;
 /// A length is weighed by so many answers: about 30 ms of them.
 const ANSWERS_EACH: u64 = 1024;
 /// One time in so many the next length in turn is weighed instead of the best, to see whether it is the better one by now:
-/// what that may cost does not show.
+/// one that halves the rate takes a thirtieth of it so.
 const TRY_EACH: u64 = 8;
 
 /// How fast answers come.
@@ -52,7 +52,7 @@ pub(super) struct Pace {
     /// Mean time from one answer to the next with each length, in nanoseconds. 0 is not known.
     costs: [u64; LENGTHS],
     /// How often a length was weighed so far.
-    weighed: u64,
+    weighings: u64,
 }
 
 impl Pace {
@@ -96,7 +96,7 @@ impl Pace {
         // is enough for another one to be better.
         *known =
             if *known == 0 { cost } else { (*known + cost.min(*known + known.div_ceil(8))) / 2 };
-        self.weighed += 1;
+        self.weighings += 1;
         self.length = self.next_length();
     }
 
@@ -106,8 +106,8 @@ impl Pace {
         if let Some(unknown) = self.costs.iter().position(|cost| *cost == 0) {
             return unknown;
         }
-        if self.weighed.is_multiple_of(TRY_EACH) {
-            return (self.weighed / TRY_EACH - 1) as usize % LENGTHS;
+        if self.weighings.is_multiple_of(TRY_EACH) {
+            return (self.weighings / TRY_EACH - 1) as usize % LENGTHS;
         }
         let fastest = self.costs.into_iter().min().unwrap_or(0);
         self.costs.iter().position(|cost| cost - fastest <= fastest / 8).unwrap_or(NO_REST)
@@ -172,11 +172,12 @@ mod tests {
             Loop { pace: Pace::default(), now: Time::ZERO, rest: None }
         }
 
-        /// The share of `turns` turns with `peer` that began with a rest.
-        fn rested(&mut self, turns: u32, peer: fn(Option<Span>) -> (Span, u64)) -> f64 {
-            let mut rested = 0;
+        /// The shares of `turns` turns with `peer` that began with a rest, and with one of 90 us or more.
+        fn rested(&mut self, turns: u32, peer: fn(Option<Span>) -> (Span, u64)) -> (f64, f64) {
+            let (mut any, mut long) = (0, 0);
             for _ in 0..turns {
-                rested += u32::from(self.rest.is_some());
+                any += u32::from(self.rest.is_some());
+                long += u32::from(self.rest >= Some(Span::from_micros(90)));
                 let (took, came) = peer(self.rest);
                 self.now += took;
                 let before = self.pace.answers;
@@ -184,7 +185,7 @@ mod tests {
                 self.pace.update(before, after);
                 self.rest = self.pace.rest(self.now, MOST);
             }
-            f64::from(rested) / f64::from(turns)
+            (f64::from(any) / f64::from(turns), f64::from(long) / f64::from(turns))
         }
     }
 
@@ -192,11 +193,11 @@ mod tests {
     fn it_rests_as_long_as_that_costs_nothing_and_finds_out_when_that_changes() {
         let mut with = Loop::new();
         with.rested(10_000, gathers);
-        assert!(with.rested(100_000, gathers) > 0.7, "{:?}", with.pace);
+        assert!(with.rested(100_000, gathers).1 > 0.7, "{:?}", with.pace);
         with.rested(50_000, falls_asleep);
-        assert!(with.rested(100_000, falls_asleep) < 0.02, "{:?}", with.pace);
+        assert!(with.rested(100_000, falls_asleep).0 < 0.02, "{:?}", with.pace);
         with.rested(200_000, gathers);
-        assert!(with.rested(100_000, gathers) > 0.7, "{:?}", with.pace);
+        assert!(with.rested(100_000, gathers).1 > 0.7, "{:?}", with.pace);
     }
 
     #[test]
@@ -204,7 +205,7 @@ mod tests {
         let mut with = Loop::new();
         with.rested(100_000, gathers);
         with.now += Span::from_secs(20);
-        assert!(with.rested(20_000, gathers) > 0.7, "{:?}", with.pace);
+        assert!(with.rested(20_000, gathers).1 > 0.7, "{:?}", with.pace);
     }
 
     #[test]

@@ -136,7 +136,7 @@ pub struct LoadReport {
     pub pages_unverified: u64,
     /// Operations that the store did not do.
     pub store_errors: u64,
-    /// The first of the faults: of pages, then of the store.
+    /// The first of the faults; when they are too many, one of a page takes the place of one of the store.
     pub faults: ArrayVec<LoadFault, FAULTS_TOLD>,
     /// From the first submission to the last completion.
     pub elapsed: Span,
